@@ -4,6 +4,7 @@ use nalgebra::DMatrix;
 
 use super::activated::{Activation, AutoencoderForm};
 use super::family::Family;
+use super::damped::damped;
 use super::gram::{Gram, eigen};
 use super::random::RandomVectors;
 use super::{activated, autoencoder, random, sample};
@@ -33,7 +34,8 @@ pub struct Fit {
 
 impl Fit {
     /// Convex combinations of task vectors (the columns of B are softmaxes), and the linear W that is best for them:
-    /// minimises `tr((I − BW)ᵀ·G·(I − BW))`. The same seed gives the same B.
+    /// minimises `tr((I − BW)ᵀ·G·(I − BW))`. The same seed gives the same B. Where the best vectors would be nearly
+    /// parallel, so that rounding them would cost more than the rest, others are taken that are not.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no vector, or more than tasks.
@@ -53,7 +55,7 @@ impl Fit {
         let bound = gram.spectrum(false)[vectors..].iter().sum::<f64>() + 0.0;
         let found = match form {
             AutoencoderForm { encoder: Activation::Softmax, w: Activation::Linear } => {
-                autoencoder::fit(&gram.values, vectors, seed)
+                damped(&gram.values, autoencoder::fit(&gram.values, vectors, seed), seed)
             }
             _ => activated::fit(&gram.values, vectors, seed, form),
         };

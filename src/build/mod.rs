@@ -21,11 +21,13 @@
 mod activated;
 mod autoencoder;
 mod conditioning;
+mod damped;
 mod family;
 mod fit;
 mod folder;
 mod gram;
 mod random;
+mod refit;
 mod sample;
 mod tile;
 
@@ -34,3 +36,4 @@ pub use family::{Difference, Family, doubt};
 pub use fit::Fit;
 pub use folder::WriteOptions;
 pub use gram::{Gram, GramPart};
+pub use refit::{Refit, RefitOptions, RefitTask, refit};

@@ -14,8 +14,10 @@ use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, ratio};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
+use super::recombine::Recombination;
 use super::same_model;
 use super::solve::least_squares;
+use super::task_fit::{Span, TaskFit};
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file_if;
 use crate::basis::plausibility;
@@ -38,34 +40,6 @@ pub struct NewTask<'a> {
     pub residual: Option<BlockFormat>,
 }
 
-/// The fit of the vectors to a task, and how good it is.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct TaskFit {
-    /// The task.
-    pub task: String,
-    /// The coefficients of the vectors, one per vector.
-    pub coefficients: Vec<f64>,
-    /// The number of independent vectors.
-    pub rank: usize,
-    /// ‖τ‖, the task vector over the image tower: fine-tuned minus the bundle's base.
-    pub norm: f64,
-    /// ‖W‖, the image tower of the bundle's base.
-    pub base_norm: f64,
-    /// ‖τ − τ̂‖ / ‖τ‖ with the vectors alone.
-    pub lacking: f64,
-    /// ‖τ − τ̂‖ / ‖τ‖ with the residual as it is stored; `None` where none is.
-    pub lacking_with_residual: Option<f64>,
-    /// Parameters of the image tower that the fine-tuned checkpoint does not hold, because training left them alone.
-    pub unchanged: Vec<String>,
-}
-
-impl TaskFit {
-    /// A reason to doubt that this is a fine-tune of the bundle's base: a task vector about as long as its weights.
-    pub fn doubt(&self) -> Option<String> {
-        plausibility::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
-    }
-}
-
 /// Changes to a bundle, gathered and then written as a whole.
 #[derive(Debug)]
 pub struct BundleUpdate<'a> {
@@ -74,23 +48,29 @@ pub struct BundleUpdate<'a> {
     base: IndexMap<String, Tensor>,
     pub(super) metadata: Metadata,
     /// Columns of the recovery table, all of them.
-    columns: Vec<Vec<f64>>,
+    pub(super) columns: Vec<Vec<f64>>,
     heads: Vec<(String, Head)>,
-    residuals: Vec<NewResidual<'a>>,
-    fits: Vec<TaskFit>,
+    pub(super) residuals: Vec<NewResidual<'a>>,
+    pub(super) fits: Vec<TaskFit>,
+    /// What takes the place of the bundle's vectors.
+    pub(super) recombination: Option<Recombination<'a>>,
+    /// Tasks of the bundle that are taken out.
+    pub(super) removed: Vec<String>,
     /// The golden embedding that takes the place of the bundle's.
     golden: Option<Vec<f32>>,
     /// What was measured of precisions, in the place of what the bundle tells.
     precision: Option<PrecisionMeasure>,
     /// The router's file, in the place of the bundle's.
     pub(super) router: Option<Vec<u8>>,
-    threads: usize,
+    /// Whether the router that the bundle keeps is left out.
+    pub(super) forgets_router: bool,
+    pub(super) threads: usize,
 }
 
 /// A residual that the bundle does not hold yet.
 #[derive(Debug)]
-struct NewResidual<'a> {
-    task: usize,
+pub(super) struct NewResidual<'a> {
+    pub(super) task: usize,
     finetuned: &'a Checkpoint,
     format: BlockFormat,
     /// Its task's place among the fits.
@@ -123,9 +103,12 @@ impl<'a> BundleUpdate<'a> {
             heads: Vec::new(),
             residuals: Vec::new(),
             fits: Vec::new(),
+            recombination: None,
+            removed: Vec::new(),
             golden: None,
             precision: None,
             router: None,
+            forgets_router: false,
             threads: 0,
         }
     }
@@ -158,6 +141,20 @@ impl<'a> BundleUpdate<'a> {
     /// embeddings.
     pub fn task(&mut self, task: NewTask<'a>) -> Result<&TaskFit> {
         let NewTask { name, finetuned, head, residual } = task;
+        self.check_new(name, head)?;
+        let span = self.span(finetuned, false)?;
+        let vectors = self.metadata.basis.vectors;
+        let gram: Vec<f64> = (0..vectors * vectors).map(|k| span.gram.get(k / vectors, k % vectors)).collect();
+        let target: Vec<f64> = (0..vectors).map(|k| span.gram.get(k, vectors)).collect();
+        let (coefficients, rank) = least_squares(&gram, &target);
+        let t = self.columns.len();
+        self.columns.push(coefficients.clone());
+        self.metadata.basis.tasks.push(name.to_owned());
+        Ok(self.add_fit(span.fit(name, coefficients, rank), t, finetuned, residual))
+    }
+
+    /// Takes a new task's name and head, where they are free and fit.
+    pub(super) fn check_new(&mut self, name: &str, head: Option<Head>) -> Result<()> {
         if name.is_empty() {
             return Err(Error::invalid("the new task's name is empty"));
         }
@@ -179,15 +176,7 @@ impl<'a> BundleUpdate<'a> {
             self.metadata.add_head(name, &head);
             self.heads.push((name.to_owned(), head));
         }
-        let span = self.span(finetuned)?;
-        let vectors = self.metadata.basis.vectors;
-        let gram: Vec<f64> = (0..vectors * vectors).map(|k| span.gram.get(k / vectors, k % vectors)).collect();
-        let target: Vec<f64> = (0..vectors).map(|k| span.gram.get(k, vectors)).collect();
-        let (coefficients, rank) = least_squares(&gram, &target);
-        let t = self.columns.len();
-        self.columns.push(coefficients.clone());
-        self.metadata.basis.tasks.push(name.to_owned());
-        Ok(self.add_fit(span.fit(name, coefficients, rank), t, finetuned, residual))
+        Ok(())
     }
 
     /// The fits so far, in the order in which tasks and residuals were added.
@@ -234,7 +223,9 @@ impl<'a> BundleUpdate<'a> {
         let tasks = self.metadata.basis.tasks.iter().map(String::as_str);
         let t = tasks.clone().position(|known| known == task);
         let t = t.ok_or_else(|| unknown("task", task, tasks).at(self.bundle.path()))?;
-        if self.bundle.residual_tasks.contains(&t) || self.residuals.iter().any(|residual| residual.task == t) {
+        if self.metadata.basis.residuals.iter().any(|known| known == task)
+            || self.residuals.iter().any(|residual| residual.task == t)
+        {
             return Err(Error::invalid(format!("task `{task}` has a residual already")).at(self.bundle.path()));
         }
         if self.columns[t].iter().any(|a| a.is_nan()) {
@@ -249,7 +240,7 @@ impl<'a> BundleUpdate<'a> {
     /// The fit of the vectors to task `t` with the coefficients that it has.
     fn fit_of(&self, t: usize, finetuned: &Checkpoint) -> Result<TaskFit> {
         let basis = &self.metadata.basis;
-        Ok(self.span(finetuned)?.fit(&basis.tasks[t], self.columns[t].clone(), basis.vectors))
+        Ok(self.span(finetuned, false)?.fit(&basis.tasks[t], self.columns[t].clone(), basis.vectors))
     }
 
     /// Writes the updated bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's
@@ -266,8 +257,11 @@ impl<'a> BundleUpdate<'a> {
         let first_new = metadata.basis.residuals.len();
         let new_residuals = self.residuals.iter().map(|residual| self.metadata.basis.tasks[residual.task].clone());
         metadata.basis.residuals.extend(new_residuals);
-        let is_grown = !self.fits.is_empty();
-        metadata.precision = self.precision.take().or(metadata.precision).filter(|_| !is_grown);
+        let is_of_others = !self.fits.is_empty() || !self.removed.is_empty();
+        metadata.precision = self.precision.take().or(metadata.precision).filter(|_| !is_of_others);
+        if let Some(recombination) = &self.recombination {
+            metadata.basis.vectors = recombination.vectors;
+        }
         let vectors = metadata.basis.vectors;
         let table: Vec<f64> = (0..vectors).flat_map(|m| self.columns.iter().map(move |column| column[m])).collect();
         let added = self.added_parameters()?;
@@ -277,13 +271,12 @@ impl<'a> BundleUpdate<'a> {
         let unchanged = || if is_own { self.bundle.check_unchanged(path) } else { Ok(()) };
         replace_file_if(path, inputs, unchanged, |sibling| {
             let mut items = Vec::new();
+            metadata.blocks.clear();
             for (tensor_name, tensor) in &self.bundle.tensors {
-                match Role::of(tensor_name) {
-                    None | Some(Role::Padding(_) | Role::Checksums | Role::Recovery) => {}
-                    Some(Role::Golden) if self.golden.is_some() => {}
-                    Some(Role::Router) if self.router.is_some() => {}
-                    Some(role) => items.push(Item::copy(role, tensor)),
-                }
+                let Some(role) = Role::of(tensor_name).and_then(|role| self.kept(role)) else { continue };
+                let record = self.bundle.metadata.blocks.get(tensor_name);
+                metadata.blocks.extend(record.map(|record| (role.to_string(), record.clone())));
+                items.push(Item::copy(role, tensor));
             }
             items.push(recovery_item(&table, &[vectors, self.columns.len()]));
             items.extend(self.golden.iter().map(|golden| Item::f32(Role::Golden, &[golden.len()], golden)));
@@ -293,6 +286,7 @@ impl<'a> BundleUpdate<'a> {
                     .map(|bytes| Item::new(Role::Router, DType::U8, &[bytes.len()], |sink| sink.write(bytes))),
             );
             items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
+            self.add_recombined(&added, &mut metadata, &mut items, progress)?;
             for (&parameter, &shape) in &added {
                 self.add_zeros(parameter, shape, &mut metadata, first_new, &mut items)?;
             }
@@ -323,8 +317,25 @@ impl<'a> BundleUpdate<'a> {
         Ok(self.fits)
     }
 
+    /// The role in the updated bundle of a tensor of the bundle; `None` for what is left out or made anew.
+    fn kept<'r>(&self, role: Role<'r>) -> Option<Role<'r>> {
+        match role {
+            Role::Padding(_) | Role::Checksums | Role::Recovery => None,
+            Role::Golden if self.golden.is_some() => None,
+            Role::Router if self.router.is_some() || self.forgets_router => None,
+            Role::Vectors(_) | Role::Mean(_) if self.recombination.is_some() => None,
+            Role::HeadWeight(task) | Role::HeadBias(task) if self.removed.iter().any(|gone| gone == task) => None,
+            Role::Residual(r, parameter) => {
+                let task = &self.bundle.metadata.basis.residuals[r];
+                let place = self.metadata.basis.residuals.iter().position(|known| known == task)?;
+                Some(Role::Residual(place, parameter))
+            }
+            role => Some(role),
+        }
+    }
+
     /// The architecture's parameters with their shapes.
-    fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a [usize])> {
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a [usize])> {
         self.bundle.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 
@@ -332,8 +343,9 @@ impl<'a> BundleUpdate<'a> {
     fn added_parameters(&self) -> Result<HashMap<&'a str, &'a [usize]>> {
         let mut added = HashMap::new();
         for (parameter, shape) in self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p)) {
-            for residual in &self.residuals {
-                if !is_same(self.tuned(residual.finetuned, parameter)?, self.base_tensor(parameter)?)? {
+            let refitted = self.recombination.iter().map(|recombination| recombination.finetuned);
+            for finetuned in self.residuals.iter().map(|residual| residual.finetuned).chain(refitted) {
+                if !is_same(self.tuned(finetuned, parameter)?, self.base_tensor(parameter)?)? {
                     added.insert(parameter, shape);
                 }
             }
@@ -355,8 +367,10 @@ impl<'a> BundleUpdate<'a> {
         let stride = format.stored_bytes(shape.iter().product())?;
         let vectors = self.metadata.basis.vectors;
         let mean = self.metadata.basis.mean.then_some((Role::Mean(parameter), None));
-        let residuals = (0..residuals).map(|r| (Role::Residual(r, parameter), None));
-        let all = std::iter::once((Role::Vectors(parameter), Some(vectors))).chain(mean).chain(residuals);
+        let of_vectors = std::iter::once((Role::Vectors(parameter), Some(vectors))).chain(mean);
+        // A recombination has written its own already.
+        let of_vectors = of_vectors.filter(|_| self.recombination.is_none());
+        let all = of_vectors.chain((0..residuals).map(|r| (Role::Residual(r, parameter), None)));
         for (role, count) in all {
             let bytes = count.unwrap_or(1) * stride;
             let blocks = &mut metadata.blocks;
@@ -365,26 +379,33 @@ impl<'a> BundleUpdate<'a> {
         Ok(())
     }
 
-    fn base_tensor(&self, parameter: &str) -> Result<&Tensor> {
+    pub(super) fn base_tensor(&self, parameter: &str) -> Result<&Tensor> {
         let missing = || Error::mismatch("the base lacks this parameter").at(self.bundle.path()).tensor(parameter);
         self.base.get(parameter).ok_or_else(missing)
     }
 
     /// The fine-tuned parameter: the base's, where training left it alone.
-    fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
+    pub(super) fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
         finetuned.get(parameter).map_or_else(|| self.base_tensor(parameter), Ok)
     }
 
-    /// The values that the vectors are to give in a chunk of a parameter, fine-tuned minus base minus mean; and the
-    /// squared norm of the task vector there.
-    fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
+    /// The values that the vectors are to give in a chunk of a parameter, fine-tuned minus base and, where they are to
+    /// be `centred`, minus mean; and the squared norm of the task vector there.
+    pub(super) fn target(
+        &self,
+        tuned: &Tensor,
+        parameter: &str,
+        range: &Range<usize>,
+        centred: bool,
+    ) -> Result<(Vec<f32>, f64)> {
         let mut target = try_zeroed::<f32>(range.len())?;
         tuned.read_f32(range.start, &mut target)?;
         let mut base = try_zeroed::<f32>(range.len())?;
         self.base_tensor(parameter)?.read_f32(range.start, &mut base)?;
         target.iter_mut().zip(&base).for_each(|(target, base)| *target -= base);
         let norm = target.iter().map(|&value| f64::from(value).powi(2)).sum();
-        if self.metadata.basis.mean
+        if centred
+            && self.metadata.basis.mean
             && let Some(sources) = self.bundle.vectors.get(parameter)
         {
             let mean = read(&sources[self.metadata.basis.vectors], range)?;
@@ -393,12 +414,15 @@ impl<'a> BundleUpdate<'a> {
         Ok((target, norm))
     }
 
-    fn vectors_of(&self, parameter: &str) -> &'a [Source] {
-        self.bundle.vectors.get(parameter).map_or(&[], |sources| &sources[..self.metadata.basis.vectors])
+    /// The first `count` of what the bundle holds of a parameter: its vectors, and behind them PCA's mean; none where
+    /// no vector changes it.
+    pub(super) fn sources_of(&self, parameter: &str, count: usize) -> &'a [Source] {
+        self.bundle.vectors.get(parameter).map_or(&[], |sources| &sources[..count])
     }
 
-    /// The sums that least squares need, in one pass over the vectors.
-    fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
+    /// The sums that least squares need, in one pass over the vectors. Where PCA's mean is `apart` it is a row behind
+    /// them, and the target the task vector as it is.
+    pub(super) fn span(&self, finetuned: &Checkpoint, apart: bool) -> Result<Span> {
         let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
         let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
         let unchanged = lacking::unchanged(&names, finetuned, self.bundle.path().display())?;
@@ -406,19 +430,20 @@ impl<'a> BundleUpdate<'a> {
         let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
         let frozen = frozen.map(|(name, tensor)| (name.as_str(), tensor.shape()));
         same_model::check(self.bundle, finetuned, frozen)?;
-        let count = self.metadata.basis.vectors;
+        let basis = &self.bundle.metadata.basis;
+        let count = basis.vectors + usize::from(apart && basis.mean);
         let base_norm = plausibility::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
         let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
         // One parameter at a time, so that the chunks' sums are few.
         for (parameter, shape) in self.parameters() {
             let tuned = self.tuned(finetuned, parameter)?;
             let sums = in_chunks(shape.iter().product(), self.threads, |range| {
-                let (target, norm) = self.target(tuned, parameter, &range)?;
+                let (target, norm) = self.target(tuned, parameter, &range, !apart)?;
                 if !norm.is_finite() {
                     return Err(Error::format("a value is not finite").at(finetuned.path()));
                 }
-                let mut rows =
-                    self.vectors_of(parameter).iter().map(|vector| read(vector, &range)).collect::<Result<Vec<_>>>()?;
+                let rows = self.sources_of(parameter, count).iter().map(|vector| read(vector, &range));
+                let mut rows = rows.collect::<Result<Vec<_>>>()?;
                 rows.resize_with(count, Vec::new);
                 rows.push(target);
                 Ok((Gram::of(&rows), norm))
@@ -442,8 +467,9 @@ impl<'a> BundleUpdate<'a> {
         let numel: usize = shape.iter().product();
         let tuned = self.tuned(residual.finetuned, parameter)?;
         let chunks = in_chunks(numel, self.threads, |range| {
-            let (mut rest, _) = self.target(tuned, parameter, &range)?;
-            for (vector, &a) in self.vectors_of(parameter).iter().zip(&self.columns[residual.task]) {
+            let (mut rest, _) = self.target(tuned, parameter, &range, true)?;
+            let vectors = self.sources_of(parameter, self.metadata.basis.vectors);
+            for (vector, &a) in vectors.iter().zip(&self.columns[residual.task]) {
                 // As the kernel takes the coefficient.
                 let a = a as f32;
                 let vector = read(vector, &range)?;
@@ -461,34 +487,5 @@ impl<'a> BundleUpdate<'a> {
         }
         row.resize(format.stored_bytes(numel)?, 0);
         Ok((row, total))
-    }
-}
-
-/// The sums that least squares needs of a task, over all parameters.
-struct Span {
-    /// The products of the vectors and, behind them, the target.
-    gram: Gram,
-    /// ‖τ‖².
-    norm: f64,
-    /// ‖W‖² of the base.
-    base_norm: f64,
-    /// The parameters that the fine-tuned checkpoint does not hold.
-    unchanged: Vec<String>,
-}
-
-impl Span {
-    fn fit(self, task: &str, coefficients: Vec<f64>, rank: usize) -> TaskFit {
-        let mut a = coefficients.clone();
-        a.push(-1.0);
-        TaskFit {
-            task: task.to_owned(),
-            coefficients,
-            rank,
-            norm: self.norm.sqrt(),
-            base_norm: self.base_norm.sqrt(),
-            lacking: ratio(self.gram.quadratic(&a), self.norm).sqrt(),
-            lacking_with_residual: None,
-            unchanged: self.unchanged,
-        }
     }
 }

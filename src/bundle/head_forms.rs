@@ -42,6 +42,12 @@ impl HeadForms {
         }
     }
 
+    /// Says nothing more of the head of `task`.
+    pub(super) fn remove(&mut self, task: &str) {
+        self.unnormalised.remove(task);
+        self.sigmoid.remove(task);
+    }
+
     /// All tasks that something is said of.
     pub(super) fn tasks(&self) -> impl Iterator<Item = &String> {
         self.unnormalised.iter().chain(&self.sigmoid)

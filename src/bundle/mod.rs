@@ -4,7 +4,7 @@
 //! heads with their class names, architecture (or a user's graph, where that is all that is known of the encoder),
 //! preprocessing: a valid safetensors file, checked by checksums, whose
 //! layout `docs/bundle-format.md` draws byte by byte. [`Bundle`] opens one, [`Packer`] makes one of a basis folder,
-//! [`BundleUpdate`] adds tasks and residuals to one.
+//! [`BundleUpdate`] adds tasks and residuals to one, and takes tasks out.
 //!
 //! ```no_run
 //! use taskbasis::Bundle;
@@ -32,16 +32,20 @@ mod opened;
 mod pack;
 mod quantise;
 mod reader;
+mod recombine;
+mod remove;
 mod same_model;
 mod solve;
 mod stored_base;
+mod task_fit;
 mod verify;
 mod writer;
 
 pub(crate) use self::chunks::{in_chunks, read};
 pub(crate) use self::measure::Gram as VectorGram;
+pub(crate) use self::recombine::Recombination;
 
-pub use self::add_tasks::{BundleUpdate, NewTask, TaskFit};
+pub use self::add_tasks::{BundleUpdate, NewTask};
 pub use self::choose::Formats;
 pub use self::fingerprint::Fingerprint;
 pub use self::format::{Lambdas, VERSION};
@@ -50,3 +54,4 @@ pub use self::measure::{RecoveryErrors, TaskRecoveryError};
 pub use self::opened::{Bundle, SectionSize};
 pub use self::pack::{BaseFormat, PackReport, Packer};
 pub use self::quantise::VectorFormat;
+pub use self::task_fit::TaskFit;

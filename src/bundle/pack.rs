@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::add_tasks::{BundleUpdate, TaskFit};
+use super::add_tasks::BundleUpdate;
 use super::choose::{FormatCosts, Formats};
 use super::computed::Computed;
 use super::encoder_record::EncoderMetadata;
@@ -22,6 +22,7 @@ use super::opened::Bundle;
 use super::quantise::VectorFormat;
 pub use super::stored_base::BaseFormat;
 use super::stored_base::{Rounding, convert};
+use super::task_fit::TaskFit;
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};

@@ -10,12 +10,12 @@ use taskbasis::{
     Weights,
 };
 
-fn weights(bundle: &Bundle, expr: &str) -> std::sync::Arc<Weights> {
+pub(crate) fn weights(bundle: &Bundle, expr: &str) -> std::sync::Arc<Weights> {
     let expr: TaskExpr = expr.parse().unwrap();
     bundle.model(None, &ModelOptions::default()).unwrap().weights(&expr).unwrap().get().unwrap()
 }
 
-fn task<'a>(name: &'a str, finetuned: &'a Checkpoint, residual: Option<BlockFormat>) -> NewTask<'a> {
+pub(crate) fn task<'a>(name: &'a str, finetuned: &'a Checkpoint, residual: Option<BlockFormat>) -> NewTask<'a> {
     NewTask { name, finetuned, head: None, residual }
 }
 
@@ -27,7 +27,7 @@ fn add(path: &Path, new: NewTask<'_>) -> TaskFit {
 }
 
 /// ‖weights − fine-tuned‖ / ‖fine-tuned − base‖ over the image tower.
-fn distance(weights: &Weights, finetuned: &Checkpoint, base: &Checkpoint) -> f64 {
+pub(crate) fn distance(weights: &Weights, finetuned: &Checkpoint, base: &Checkpoint) -> f64 {
     let (mut off, mut norm) = (0.0, 0.0);
     for (name, _, _) in weights.iter() {
         let (target, base) = (finetuned.require(name).unwrap(), base.require(name).unwrap());
@@ -41,7 +41,7 @@ fn distance(weights: &Weights, finetuned: &Checkpoint, base: &Checkpoint) -> f64
 }
 
 /// The weights of an expression as a checkpoint of their own.
-fn saved(bundle: &Bundle, expr: &str, path: &Path) -> Checkpoint {
+pub(crate) fn saved(bundle: &Bundle, expr: &str, path: &Path) -> Checkpoint {
     weights(bundle, expr).save(path, &[], &[]).unwrap();
     Checkpoint::open(path).unwrap()
 }

@@ -14,6 +14,7 @@ mod hostile;
 mod names;
 mod other_encoders;
 mod program;
+mod refit;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks_dir;

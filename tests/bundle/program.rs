@@ -331,6 +331,33 @@ fn tasks_can_be_added() {
 }
 
 #[test]
+fn tasks_come_with_the_vectors_made_anew_and_go() {
+    let Some(finetuned) = digits("finetuned/MNIST.pt") else { return };
+    let files = Files::new();
+    files.pack("m.taskbasis", &[]);
+    let (bundle, new) = (files.path("m.taskbasis"), format!("Again={}", text(&finetuned)));
+    let result = json(&["add-task", &bundle, "--task", &new, "--refit", "--vectors", "5", "-o", &files.path("grown")]);
+    let refit = &result["refit"];
+    assert_eq!((&refit["vectors"], refit["tasks"].as_array().unwrap().len()), (&Value::from(5), 9));
+    let (lacking, least) = (refit["lacking"].as_f64().unwrap(), refit["least"].as_f64().unwrap());
+    assert!(0.0 < least && least <= lacking && lacking < 0.3, "{refit}");
+    assert_eq!(refit["tasks"][8]["lacking"], result["fitted"][0]["lacking"]);
+    let grown = Bundle::open(files.path("grown")).unwrap();
+    assert_eq!((grown.tasks().len(), grown.head_tasks().len()), (9, 8));
+    assert_eq!(json(&["inspect", &files.path("grown")])["vectors"], 5);
+    assert!(json(&["add-task", &bundle, "--task", &new, "-o", &files.path("plain")])["refit"].is_null());
+
+    let result = json(&["remove-task", &files.path("grown"), "MNIST", "Again", "-o", &files.path("less")]);
+    assert_eq!((&result["tasks"], &result["router_removed"]), (&Value::from(7), &Value::from(false)));
+    let less = Bundle::open(files.path("less")).unwrap();
+    assert!(less.verify(0, &|_| {}).is_empty() && less.head("MNIST").is_err());
+    fail(&["remove-task", &files.path("less"), "MNIST"], &["no task `MNIST`"]);
+    assert_eq!(Bundle::open(files.path("grown")).unwrap().tasks().len(), 9, "written elsewhere, the old one stays");
+    json(&["remove-task", &files.path("grown"), "Again"]);
+    assert_eq!(Bundle::open(files.path("grown")).unwrap().tasks().len(), 8);
+}
+
+#[test]
 fn pack_refuses_what_makes_no_sense() {
     let files = Files::new();
     let pack = |more: &[&str]| {

@@ -111,6 +111,10 @@ fn what_is_to_be_run_with_needs_something_to_run() {
         understood(&format!("{command} --batch 8 --split val --data no/images.safetensors"));
     }
     understood("pack --onnxruntime no/library.so");
+    refused("add-task no/model.taskbasis --seed 3", &["'--seed <SEED>'", "'--refit'"]);
+    refused("add-task no/model.taskbasis --vectors 3", &["--refit"]);
+    refused("add-task no/model.taskbasis --refit --residual q4", &["'--residual <FORMAT>'", "'--refit'"]);
+    understood("add-task no/model.taskbasis --refit --vectors 3 --seed 3");
     refused("add-task no/model.taskbasis --gate-cosine 0.9", &["'--gate-cosine <X>'", "'--precision auto'"]);
     understood("add-task no/model.taskbasis --precision auto --gate-cosine 0.9");
     for command in ["embed", "pack", "export", "build -o no/out.taskbasis"] {

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use serde_json::json;
+use taskbasis::build::{Refit, RefitOptions, refit};
 use taskbasis::bundle::{PrecisionMeasure, TaskFit};
 use taskbasis::{
     BlockFormat, Bundle, BundleUpdate, Checkpoint, EncoderOptions, NewTask, Result, Visible, check_output, present,
 };
 
 use crate::args::{HeadArgs, threads};
-use crate::conflicts::{Given, Refused};
+use crate::conflicts::{Given, Refused, option};
 use crate::family::NamedPath;
 use crate::gate::{self, CosineArgs};
 use crate::paths::{BasePath, InPath, OutFile};
@@ -19,6 +20,9 @@ const HEADS: &str = "The new task's classification head, in a safetensors file w
 const CLASSES: &str = "The new task's class names: {\"TASK\": [\"name\", …]}. Without them its classes are numbered";
 
 /// Add a task to a bundle: the vectors' best approximation of its fine-tuned weights.
+///
+/// The vectors stay as they are, and with them every other task; --residual stores what they lack of the new one.
+/// --refit makes them anew instead, for all tasks, from themselves and the new checkpoint alone.
 #[derive(Args)]
 #[command(mut_arg("heads", |heads| heads.help(HEADS)))]
 #[command(mut_arg("classes", |classes| classes.help(CLASSES)))]
@@ -34,6 +38,19 @@ pub struct AddTask {
     /// Store what the vectors lack of it as a vector of its own: q8, q6, q4, q3 or q2.
     #[arg(long, value_name = "FORMAT")]
     residual: Option<BlockFormat>,
+
+    /// Make the vectors anew, so that they hold the new task as well as the others: all tasks change a little, and are
+    /// rounded to their formats once more.
+    #[arg(long, conflicts_with = "residual")]
+    refit: bool,
+
+    /// How many vectors --refit makes, instead of as many as there are.
+    #[arg(long, value_name = "M", requires = "refit", value_parser = clap::value_parser!(u32).range(1..))]
+    vectors: Option<u32>,
+
+    /// Another seed gives another of the Autoencoder's equally good bases.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
 
     /// The base, for a bundle that leaves it out.
     #[arg(long, value_name = "FILE")]
@@ -80,7 +97,8 @@ impl AddTask {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
         let ungated =
             || if self.precision.is_some() { None } else { given.first(CosineArgs::all(), "needs '--precision auto'") };
-        self.heads.classes_without_heads(given).or_else(ungated)
+        let unseeded = || if self.refit { None } else { given.first([option!(Self, seed)], "needs '--refit'") };
+        self.heads.classes_without_heads(given).or_else(ungated).or_else(unseeded)
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
@@ -105,7 +123,14 @@ impl AddTask {
         let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
         let mut update = BundleUpdate::new(&bundle, base.as_ref())?;
         update.threads(self.threads);
-        update.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
+        let new = NewTask { name: task, finetuned: &finetuned, head, residual: self.residual };
+        let refitted = match self.refit {
+            true => {
+                let vectors = self.vectors.map(|vectors| vectors as usize);
+                Some(refit(&mut update, new, &RefitOptions { vectors, seed: self.seed })?)
+            }
+            false => update.task(new).map(|_| None)?,
+        };
         let bar = output::progress(bundle.arch().parameter_count() / 4, "adding");
         for fit in update.fits() {
             checkpoints::note_unchanged(finetuned.path(), &fit.unchanged);
@@ -140,7 +165,7 @@ impl AddTask {
         if as_json {
             let told = output::json(&json!({
                 "output": output_path, "bytes": bytes, "bytes_before": bundle.file_bytes(), "fitted": fits,
-                "doubts": doubts, "precision": measured,
+                "doubts": doubts, "precision": measured, "refit": refitted,
             }));
             return told.map_err(after);
         }
@@ -161,7 +186,22 @@ impl AddTask {
             }
             text += "\n";
         }
+        text += &refitted.as_ref().map(told).unwrap_or_default();
         text += &measured.as_ref().map(gate::text).unwrap_or_default();
         output::text(&text).map_err(after)
     }
+}
+
+/// What making the vectors anew came to.
+fn told(refit: &Refit) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows = vec![["task", "lacking"].map(String::from).to_vec()];
+    rows.extend(refit.tasks.iter().map(|of| vec![Visible(&of.task).to_string(), percent(of.lacking)]));
+    format!(
+        "{}{} made anew lack {} of all task vectors together; no others would lack less than {}\n",
+        output::table(&rows),
+        output::counted(refit.vectors, "vector"),
+        percent(refit.lacking),
+        percent(refit.least),
+    )
 }

@@ -25,6 +25,7 @@ mod name;
 mod pack;
 mod pull;
 mod reconstruct;
+mod remove_task;
 mod route;
 #[cfg(feature = "serve")]
 mod serve;
@@ -82,6 +83,7 @@ enum Command {
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
     AddTask(add_task::AddTask),
+    RemoveTask(remove_task::RemoveTask),
     Name(name::Name),
     Pull(pull::Pull),
 }
@@ -97,6 +99,7 @@ impl Options for Program {
             | Command::Reconstruct(_)
             | Command::Extract(_)
             | Command::Bench(_)
+            | Command::RemoveTask(_)
             | Command::Name(_) => None,
             Command::Embed(command) => command.conflict(given),
             Command::Classify(command) => command.conflict(given),
@@ -120,6 +123,7 @@ impl Options for Program {
     fn check(&self) -> Result<()> {
         match &self.command {
             Command::AddTask(command) => command.check_place(),
+            Command::RemoveTask(command) => command.check_place(),
             Command::Name(command) => command.check_place(),
             Command::Route(command) => command.check_place(),
             _ => Ok(()),
@@ -172,6 +176,7 @@ fn run() -> Result<()> {
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
+        Command::RemoveTask(command) => command.run(json),
         Command::Name(command) => command.run(json),
         Command::Pull(command) => command.run(json),
     }
