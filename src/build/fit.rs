@@ -3,8 +3,8 @@
 use nalgebra::DMatrix;
 
 use super::activated::{Activation, AutoencoderForm};
-use super::family::Family;
 use super::damped::damped;
+use super::family::Family;
 use super::gram::{Gram, eigen};
 use super::random::RandomVectors;
 use super::{activated, autoencoder, random, sample};
