@@ -21,6 +21,7 @@
 mod activated;
 mod autoencoder;
 mod conditioning;
+mod cost;
 mod damped;
 mod family;
 mod fit;

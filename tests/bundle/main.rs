@@ -1,6 +1,7 @@
 //! Bases and bundles: made, packed, grown, damaged, measured.
 
 mod accuracy;
+mod analysis;
 mod build;
 mod build_program;
 mod door;

@@ -1,24 +1,29 @@
 //! `taskbasis analyze`
 
+mod choices;
+mod report;
+
 use std::path::Path;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Fit, Gram};
 use taskbasis::fit::Products;
-use taskbasis::{BasisFile, Error, MapMode, Method, Result, Selector, Source, TaskExpr};
+use taskbasis::{BasisFile, Error, MapMode, Method, Result, Selector, Source, TaskExpr, replace_file};
 
+use self::choices::{Choice, choices, knee};
+use self::report::Page;
 use crate::args::threads;
 use crate::build::percent;
 use crate::conflicts::{Given, Refused, option};
 use crate::expression::expression;
 use crate::family::{FamilyArgs, METHODS, SEED_OF_PCA, methods};
 use crate::output;
-use crate::paths::InPath;
+use crate::paths::{InPath, OutFile};
 
 /// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
 /// number of vectors leaves of each task. Or tell of a basis (--basis) how long its task vectors are, and what they
-/// have in common. Nothing is written.
+/// have in common. Nothing is written but the --report.
 #[derive(Args)]
 #[command(
     mut_arg("base", |base| base.required(false).required_unless_present("basis")),
@@ -50,6 +55,11 @@ pub struct Analyze {
     #[arg(long, default_value_t = 0)]
     seed: u32,
 
+    /// Write the analysis as one HTML page too: the error of every method, number of vectors and format against the
+    /// bytes that it takes, with the knee marked; spectrum; cosines, whole and by block.
+    #[arg(long, value_name = "FILE")]
+    report: Option<OutFile>,
+
     /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
@@ -67,13 +77,16 @@ impl Analyze {
     pub fn run(self, as_json: bool) -> Result<()> {
         if let Some(basis) = &self.basis {
             let gram = self.of_basis(basis)?;
+            let json = report(&gram, &[], &[]);
+            self.write_page(&gram, &[], &json)?;
             return match as_json {
-                true => output::json(&report(&gram, &[])),
+                true => output::json(&json),
                 false => output::text(&format!("{}\n{}", lengths_text(&gram), summary_text(&gram))),
             };
         }
         let Some(family) = &self.family else { return Err(Error::invalid("neither checkpoints nor --basis")) };
-        let gram = family.gram(&family.open()?, self.threads)?;
+        let opened = family.open()?;
+        let gram = family.gram(&opened, self.threads)?;
         let methods = self.method.map_or(METHODS.to_vec(), |method| vec![method]);
         let counts = self.vectors.map_or((1..=gram.tasks().len()).collect(), |vectors| vec![vectors]);
         let mut fits = Vec::new();
@@ -82,8 +95,14 @@ impl Analyze {
                 fits.push(Fit::of(method, &gram, vectors, self.seed)?);
             }
         }
+        let choices = match &self.report {
+            Some(_) => choices(&opened, &gram, &fits, self.threads)?,
+            None => Vec::new(),
+        };
+        let json = report(&gram, &fits, &choices);
+        self.write_page(&gram, &choices, &json)?;
         if as_json {
-            return output::json(&report(&gram, &fits));
+            return output::json(&json);
         }
         let mut text = summary_text(&gram);
         for method in METHODS {
@@ -100,6 +119,15 @@ impl Analyze {
 }
 
 impl Analyze {
+    /// Writes the page, where one is asked for.
+    fn write_page(&self, gram: &Gram, choices: &[Choice], json: &Value) -> Result<()> {
+        let Some(path) = &self.report else { return Ok(()) };
+        let page = Page { gram, choices, json }.html()?;
+        replace_file(path, &[], |sibling| {
+            std::fs::write(sibling, &page).map_err(|e| Error::io("cannot write", sibling, e))
+        })
+    }
+
     /// The Gram matrix of the task vectors that the basis gives back, and of the expressions.
     fn of_basis(&self, path: &Path) -> Result<Gram> {
         let basis = BasisFile::open(path, MapMode::Map)?.into_basis()?;
@@ -132,7 +160,7 @@ fn summary_text(gram: &Gram) -> String {
     spectrum_text(gram) + "\n" + &cosines_text(gram) + "\n" + &groups_text(gram)
 }
 
-fn report(gram: &Gram, fits: &[Fit]) -> Value {
+fn report(gram: &Gram, fits: &[Fit], choices: &[Choice]) -> Value {
     let t = gram.tasks().len();
     let square = |of: &dyn Fn(usize, usize) -> f64| -> Vec<Vec<f64>> {
         (0..t).map(|i| (0..t).map(|j| of(i, j)).collect()).collect()
@@ -166,6 +194,8 @@ fn report(gram: &Gram, fits: &[Fit]) -> Value {
         "spectrum": gram.spectrum(false),
         "spectrum_centred": gram.spectrum(true),
         "fits": fits,
+        "choices": choices,
+        "knee": knee(choices),
     })
 }
 
