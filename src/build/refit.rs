@@ -1,9 +1,10 @@
 //! A task added to a bundle with the vectors made anew, where tasks come one after another and the old ones'
 //! checkpoints are not at hand any more.
 //!
-//! The old tasks are what the vectors give back of them, so all T + 1 task vectors are sums of the bundle's vectors (and
-//! of PCA's mean) and of the new task vector. Their Gram matrix follows from the products of these few, any method's
-//! coefficients from that, and the new vectors are such sums again: two readings of the bundle and of one checkpoint.
+//! The old tasks are what the vectors give back of them, so all T + 1 task vectors are sums of the bundle's vectors
+//! (and of PCA's mean) and of the new task vector. Their Gram matrix follows from the products of these few, any
+//! method's coefficients from that, and the new vectors are such sums again: two readings of the bundle and of one
+//! checkpoint.
 
 use nalgebra::DMatrix;
 
