@@ -99,7 +99,9 @@ impl TorchNormals {
 
     /// Draws for the next `count` numbers: a multiple of [`BLOCK`] that leaves at least as many, or all the rest.
     pub(crate) fn draw(&mut self, count: usize) -> Drawn {
-        debug_assert!(self.at + count == self.total || (count % BLOCK == 0 && self.at + count + BLOCK <= self.total));
+        debug_assert!(
+            self.at + count == self.total || (count.is_multiple_of(BLOCK) && self.at + count + BLOCK <= self.total)
+        );
         let raw = (0..count).map(|_| self.random.next_u32()).collect();
         self.at += count;
         let has_rest = self.at == self.total && !self.total.is_multiple_of(BLOCK);
