@@ -90,8 +90,9 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, PrecisionChoice, Probe, Promotion, PromotionState,
-    Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Hidden, PrecisionChoice, Probe, Promotion,
+    PromotionState, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx,
+    write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
