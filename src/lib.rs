@@ -103,7 +103,7 @@ pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, Verified, head_tasks, open_head, verify};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
-pub use router::{Choice, Route, Routed, Router, Routing};
+pub use router::{Choice, FeatureKind, Route, Routed, Router, Routing};
 #[cfg(feature = "build")]
 pub use router::{FitReport, RouterFit};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
