@@ -1,4 +1,5 @@
-//! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings. And one task as a plain .onnx file, for programs that know nothing of bases.
+//! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings. And one task as a plain
+//! .onnx file, for programs that know nothing of bases.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
