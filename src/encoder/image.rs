@@ -407,7 +407,7 @@ impl Encoder {
     /// The number of runs that there are sessions for, idle ones included. They are opened when calls overlap, and then
     /// kept.
     pub fn sessions(&self) -> usize {
-        self.engine.sessions()
+        self.engine.sessions() + self.hidden.lock().as_ref().map_or(0, |hidden| hidden.sessions())
     }
 
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.

@@ -73,7 +73,7 @@ pub enum FeatureKind {
     #[default]
     Embedding,
     /// The hidden features, `[2·width]` ([`Hidden::features`](crate::Hidden)), which are whitened
-    /// for all tasks at once: a router that tells more, and takes 2·(2·width + 1)·width·4 bytes more.
+    /// for all tasks at once: a router that tells more, and takes (2·width + 1)·width·4 bytes more.
     Hidden,
 }
 
