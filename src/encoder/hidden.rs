@@ -26,7 +26,7 @@ pub struct Hidden {
 impl Encoder {
     /// The hidden features and the embeddings of `n` images with the weights of a task. `pixels` are preprocessed
     /// images, f32 `[n, 3, S, S]`. The last block is computed for all tokens instead of the class token, which costs a
-    /// tower of twelve blocks about a twentieth more, and the first call opens a session of its own. The CPU computes
+    /// tower of twelve blocks about a fifteenth more, and the first call opens a session of its own. The CPU computes
     /// them, with the built graph and whole weights, of towers that pool by the class token.
     ///
     /// # Errors

@@ -53,9 +53,9 @@ pub struct Route {
 
     /// Tell tasks apart by hidden features instead of embeddings: the class token before the projection, and the mean
     /// of the patches. They tell more, above all given some hundred images per task. Costs: the features' run computes
-    /// the last block for all tokens (a twentieth of a tower of twelve blocks); the router grows by 8·width² bytes (of
-    /// ViT-B 4.7 MB, whatever the number of tasks); it takes the CPU, the built graph, whole weights, and a tower that
-    /// pools by its class token.
+    /// the last block for all tokens (a fifteenth more in a tower of twelve blocks); the router grows by 8·width² bytes
+    /// (of ViT-B 4.7 MB, whatever the number of tasks); it takes the CPU, the built graph, whole weights, and a tower
+    /// that pools by its class token.
     #[arg(long)]
     hidden: bool,
 
