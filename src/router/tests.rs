@@ -191,7 +191,7 @@ fn hidden_features_are_whitened() {
     assert!(plain.route(&broken).is_ok());
     let odd = RouterFit { kind: FeatureKind::Hidden, ..RouterFit::default() };
     let error = odd.fit(base(), Pooling::ClassToken, 3, &few).unwrap_err().to_string();
-    assert!(error.contains("hidden features of the wrong length: expected 2·width values: got 3"), "{error}");
+    assert!(error.contains("hidden features of the wrong length: expected 2·width values, got 3"), "{error}");
 }
 
 #[test]
