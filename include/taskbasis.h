@@ -1513,16 +1513,23 @@ typedef struct tb_router_properties {
     size_t struct_size;
     /** The number of tasks. */
     size_t tasks;
-    /** e: the length of a feature, which is an embedding of the encoder's. */
+    /** e: the length of a feature, which is an embedding of the encoder's; of hidden features 2*width. */
     size_t embedding;
     /** The dimensions of each task's subspace. */
     size_t components;
     /** The confidence below which an image is not sent to its likeliest task. */
     double threshold;
-    /** The task expression of the weights whose embeddings are the features, `base` as a rule. */
+    /** The task expression of the weights that the features are of, `base` as a rule. */
     const char *features;
     /** The task expression of the weights that answer below the threshold; NULL where nothing does. */
     const char *fallback;
+    /**
+     * 1 where features are no embeddings but hidden features: the class token behind the last norm, before the
+     * projection, and the mean of the patches' tokens behind the last block, f32 [2*width]. tb_router_encode() and
+     * tb_router_classify() compute them, on the CPU, with the built graph and whole weights. 0 where they are
+     * embeddings.
+     */
+    uint32_t hidden;
 } tb_router_properties;
 
 /** What a router says of one image. This struct never changes, so arrays of it are safe. */
@@ -1573,10 +1580,11 @@ tb_status tb_router_task_name(const tb_router *router, size_t index, const char 
 
 /**
  * Tells the tasks of `n` images by their features: embeddings of the weights that tb_router_properties.features names,
- * as tb_encoder_encode() gives them, not normalised. Runs nothing.
+ * as tb_encoder_encode() gives them, not normalised. Where tb_router_properties.hidden is 1, they are hidden features
+ * of those weights. Runs nothing.
  *
  * @param features   f32 [n,embedding]
- * @param embedding  e: the length of a feature; must be the router's, or TB_ERR_MISMATCH
+ * @param embedding  e, or 2*width: the length of a feature; must be the router's, or TB_ERR_MISMATCH
  * @param out        [n], room for n
  * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a feature whose norm is 0 or not finite. On failure
  *         `out` is as it was
@@ -1597,8 +1605,9 @@ tb_status tb_router_route(const tb_router *router,
  * @param out       f32 [n,e]; zeros for an image that nothing answers for
  * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
  * @param routes    [n], room for n; NULL where they are not wanted
- * @return what tb_encoder_encode() returns; TB_ERR_MISMATCH for an encoder that gives other features. On failure `out`
- *         and `routes` are as they were
+ * @return what tb_encoder_encode() returns; TB_ERR_MISMATCH for an encoder that gives other features, and
+ *         TB_ERR_UNSUPPORTED for one that gives no hidden ones where the router takes such. On failure `out` and
+ *         `routes` are as they were
  */
 tb_status tb_router_encode(const tb_router *router,
                            const tb_encoder *encoder,

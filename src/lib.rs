@@ -92,8 +92,9 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, PrecisionChoice, Probe, Promotion, PromotionState,
-    Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Hidden, PrecisionChoice, Probe, Promotion,
+    PromotionState, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx,
+    write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
@@ -104,7 +105,7 @@ pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, Verified, head_tasks, open_head, verify};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
-pub use router::{Choice, Route, Routed, Router, Routing};
+pub use router::{Choice, FeatureKind, Route, Routed, Router, Routing};
 #[cfg(feature = "build")]
 pub use router::{FitReport, RouterFit};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};

@@ -1032,7 +1032,7 @@ public:
     // The tasks, in the router's order.
     const std::vector<std::string> &tasks() const noexcept { return tasks_; }
 
-    // The tasks of images by their features [n,e], embeddings of the base. Runs nothing.
+    // The tasks of images by their features [n,e], embeddings of the base or what info() says. Runs nothing.
     result<std::vector<taskbasis::route>> try_route(view<const float> features) const {
         auto info = try_info();
         if (!info) {

@@ -10,7 +10,7 @@ use super::handle::{self, Buffer, Constants, Handle, Out, StructOut, Versioned};
 use super::head::{self, tb_head, tb_score};
 use crate::basis::TaskExpr;
 use crate::error::{Error, Result};
-use crate::router::{Choice, Route, Routed, Router, Routing};
+use crate::router::{Choice, FeatureKind, Route, Routed, Router, Routing};
 
 /// What tells by an image alone which of several tasks it belongs to, over the tasks of a basis: a small subspace of
 /// the base's features per task, as `taskbasis route` makes it. Shareable between threads.
@@ -68,16 +68,21 @@ pub struct tb_router_properties {
     pub struct_size: usize,
     /// The number of tasks.
     pub tasks: usize,
-    /// e: the length of a feature, which is an embedding of the encoder's.
+    /// e: the length of a feature, which is an embedding of the encoder's; of hidden features 2*width.
     pub embedding: usize,
     /// The dimensions of each task's subspace.
     pub components: usize,
     /// The confidence below which an image is not sent to its likeliest task.
     pub threshold: f64,
-    /// The task expression of the weights whose embeddings are the features, `base` as a rule.
+    /// The task expression of the weights that the features are of, `base` as a rule.
     pub features: *const c_char,
     /// The task expression of the weights that answer below the threshold; NULL where nothing does.
     pub fallback: *const c_char,
+    /// 1 where features are no embeddings but hidden features: the class token behind the last norm, before the
+    /// projection, and the mean of the patches' tokens behind the last block, f32 [2*width]. tb_router_encode() and
+    /// tb_router_classify() compute them, on the CPU, with the built graph and whole weights. 0 where they are
+    /// embeddings.
+    pub hidden: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -160,6 +165,7 @@ pub unsafe extern "C" fn tb_router_info(
             threshold: router.threshold(),
             features: features.as_ptr(),
             fallback: fallback.as_ref().map_or(std::ptr::null(), |fallback| fallback.as_ptr()),
+            hidden: u32::from(router.kind() == FeatureKind::Hidden),
         });
         Ok(())
     })
@@ -184,10 +190,11 @@ pub unsafe extern "C" fn tb_router_task_name(
 }
 
 /// Tells the tasks of `n` images by their features: embeddings of the weights that tb_router_properties.features names,
-/// as tb_encoder_encode() gives them, not normalised. Runs nothing.
+/// as tb_encoder_encode() gives them, not normalised. Where tb_router_properties.hidden is 1, they are hidden features
+/// of those weights. Runs nothing.
 ///
 /// @param features   f32 [n,embedding]
-/// @param embedding  e: the length of a feature; must be the router's, or TB_ERR_MISMATCH
+/// @param embedding  e, or 2*width: the length of a feature; must be the router's, or TB_ERR_MISMATCH
 /// @param out        [n], room for n
 /// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a feature whose norm is 0 or not finite. On failure
 ///         `out` is as it was
@@ -223,8 +230,9 @@ pub unsafe extern "C" fn tb_router_route(
 /// @param out       f32 [n,e]; zeros for an image that nothing answers for
 /// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
 /// @param routes    [n], room for n; NULL where they are not wanted
-/// @return what tb_encoder_encode() returns; TB_ERR_MISMATCH for an encoder that gives other features. On failure `out`
-///         and `routes` are as they were
+/// @return what tb_encoder_encode() returns; TB_ERR_MISMATCH for an encoder that gives other features, and
+///         TB_ERR_UNSUPPORTED for one that gives no hidden ones where the router takes such. On failure `out` and
+///         `routes` are as they were
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_router_encode(
     router: *const tb_router,

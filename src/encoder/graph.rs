@@ -1,15 +1,15 @@
-//! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings, and where the weights of
-//! a run come from. And one task as a plain .onnx file, for programs that know nothing of bases.
+//! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings. And one task as a plain
+//! .onnx file, for programs that know nothing of bases.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::finite;
 use super::input::{Elements, Input};
 use super::session::GraphKind;
+use super::weight_source::WeightSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
@@ -18,78 +18,11 @@ use crate::tower::arch::Arch;
 use crate::tower::{LayerKind, LayerPrecisions, graph};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
-/// Weights that an [`Encoder`](super::Encoder) can run with.
-///
-/// The slices have to stay as they are during a call, which their borrow ensures; between calls they may change, for
-/// nothing of them is kept.
-pub trait WeightSource {
-    /// The values of the parameter of this canonical name (`visual.…`), contiguous and row-major.
-    fn parameter(&self, name: &str) -> Option<&[f32]>;
-
-    /// The parameter's shape, where the source knows it. Without it only the number of values can be checked.
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        let _ = name;
-        None
-    }
-
-    /// The weights in the layout that a graph wants, where they are in that layout.
-    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
-        let _ = layout;
-        None
-    }
-}
-
-impl<W: WeightSource + ?Sized> WeightSource for &W {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        (**self).parameter(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        (**self).shape(name)
-    }
-
-    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
-        (**self).in_layout(layout)
-    }
-}
-
-impl<W: WeightSource + ?Sized> WeightSource for Arc<W> {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        (**self).parameter(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        (**self).shape(name)
-    }
-
-    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
-        (**self).in_layout(layout)
-    }
-}
-
-impl WeightSource for Weights {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        self.get(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shape(name)
-    }
-
-    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
-        self.is_in(layout).then_some(self)
-    }
-}
-
-/// Parameters by name, without shapes.
-impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        self.get(name).map(AsRef::as_ref)
-    }
-}
-
 /// The share of the linear layers' weights that makes a user's graph as fast packed as promoted, at least.
 const ENOUGH: f64 = 0.9;
+
+/// What builds a graph of our own operators: for these precisions, of packed matrices or not.
+type BuildOwn = fn(&Arch, LayerPrecisions, bool) -> Result<Vec<u8>>;
 
 /// A graph whose weights are inputs.
 pub(super) struct EncoderGraph {
@@ -98,8 +31,8 @@ pub(super) struct EncoderGraph {
     layout: Arc<Layout>,
     /// The ONNX model.
     pub(super) model: Vec<u8>,
-    /// What the graph was built for, where another one computes the same bits from weights as they are.
-    own: Option<(Arch, LayerPrecisions)>,
+    /// What the graph was built for and by, where another one computes the same bits from weights as they are.
+    own: Option<(Arch, LayerPrecisions, BuildOwn)>,
     /// The input that takes the images, and the type that it takes.
     pub(super) pixels: String,
     pub(super) pixels_dtype: DType,
@@ -128,7 +61,7 @@ impl EncoderGraph {
         });
         let layout = Layout::of_parameters(specs.collect());
         let model = graph::build_own(arch, precisions, true)?;
-        let own = Some((arch.clone(), precisions));
+        let own = Some((arch.clone(), precisions, graph::build_own as BuildOwn));
         Ok(Self { own, ..Self::of_model(model, layout, GraphKind::Own(kernel::active()?)) })
     }
 
@@ -141,6 +74,18 @@ impl EncoderGraph {
         let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
         let layout = Layout::canonical(parameters.iter().map(whole).collect());
         Ok(Self::of_model(graph::build(arch)?, layout, GraphKind::Standard))
+    }
+
+    /// The graph that gives hidden features, of the same weights in the same layout; `None` where this one is not
+    /// [`EncoderGraph::own`].
+    ///
+    /// # Errors
+    /// As [`EncoderGraph::own`], and [`graph::build_hidden`].
+    pub(super) fn hidden(&self) -> Result<Option<Self>> {
+        let Some((arch, precisions, _)) = &self.own else { return Ok(None) };
+        let (model, layout) = (graph::build_hidden(arch, *precisions, true)?, Arc::clone(&self.layout));
+        let own = Some((arch.clone(), *precisions, graph::build_hidden as BuildOwn));
+        Ok(Some(Self { own, embeds: graph::HIDDEN.to_owned(), ..Self::of_model(model, layout, self.kind) }))
     }
 
     /// A model that was built here. It is not parsed: its weights are inputs as it stands, and every encoder begins
@@ -288,7 +233,7 @@ impl EncoderGraph {
     pub(super) fn unpacked_model(&self) -> Result<Cow<'_, [u8]>> {
         match &self.own {
             None => Ok(Cow::Borrowed(&self.model)),
-            Some((arch, precisions)) => graph::build_own(arch, *precisions, false).map(Cow::Owned),
+            Some((arch, precisions, build)) => build(arch, *precisions, false).map(Cow::Owned),
         }
     }
 

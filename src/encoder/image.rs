@@ -12,7 +12,7 @@ use super::engine::feed::Feed;
 use super::engine::host::{self, HostEngine};
 use super::engine::{Engine, Images, RunWeights};
 use super::golden::Golden;
-use super::graph::{EncoderGraph, WeightSource};
+use super::graph::EncoderGraph;
 use super::options::{EncoderOptions, Promotion, Residency, SelfTest, WeightsOn};
 use super::pool::Turns;
 use super::precision_choice::PrecisionChoice;
@@ -21,9 +21,11 @@ use super::provider::target::Target;
 use super::provider::{self, Execution, precision};
 use super::runtime::Runtime;
 use super::session::SessionSetup;
+use super::weight_source::WeightSource;
 use super::{finite, memory, operator, width};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
+use crate::sync::Mutex;
 use crate::tensor::try_zeroed;
 use crate::tower::LayerPrecisions;
 use crate::tower::arch::Arch;
@@ -50,11 +52,13 @@ pub struct Encoder {
     pub(super) execution: Execution,
     pub(super) residency: Residency,
     pub(super) engine: Box<dyn Engine>,
+    /// What gives hidden features, once they have been asked for.
+    pub(super) hidden: Mutex<Option<Arc<HostEngine>>>,
     /// Half floats have given the CPU's embeddings.
     pub(super) is_precise: AtomicBool,
     pub(super) promotions: Promotions,
     /// Of the runs of all engines.
-    turns: Arc<Turns>,
+    pub(super) turns: Arc<Turns>,
     pub(super) self_test: SelfTest,
     pub(super) golden: Option<Golden>,
 }
@@ -161,6 +165,7 @@ impl Encoder {
             execution,
             residency: options.residency,
             engine,
+            hidden: Mutex::default(),
             is_precise: AtomicBool::new(false),
             promotions: Promotions::new(policy, &feed, &setup, &turns),
             turns,
@@ -211,14 +216,19 @@ impl Encoder {
     }
 
     pub(super) fn embeds(&self, weights: RunWeights<'_>, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        if n.checked_mul(self.arch().pixels()) != Some(pixels.len()) {
-            let size = self.arch().image_size();
-            return Err(Error::invalid("the pixels are not that many images of this encoder")
-                .expected(format_args!("{n}·3·{size}·{size} values"))
-                .got(pixels.len()));
-        }
+        self.check_pixels(pixels, n)?;
         self.test_once()?;
         self.run(weights, Images { pixels, n })
+    }
+
+    pub(super) fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
+        if n.checked_mul(self.arch().pixels()) == Some(pixels.len()) {
+            return Ok(());
+        }
+        let size = self.arch().image_size();
+        Err(Error::invalid("the pixels are not that many images of this encoder")
+            .expected(format_args!("{n}·3·{size}·{size} values"))
+            .got(pixels.len()))
     }
 
     /// One run with these weights, whose embeddings are finite.
@@ -397,12 +407,14 @@ impl Encoder {
     /// The number of runs that there are sessions for, idle ones included. They are opened when calls overlap, and then
     /// kept.
     pub fn sessions(&self) -> usize {
-        self.engine.sessions()
+        self.engine.sessions() + self.hidden.lock().as_ref().map_or(0, |hidden| hidden.sessions())
     }
 
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.engine.trim();
+        // A run that is in progress keeps its own until it ends.
+        drop(self.hidden.lock().take());
         operator::trim();
         memory::release();
     }

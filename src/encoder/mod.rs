@@ -10,6 +10,7 @@ mod engine;
 mod finite;
 mod golden;
 mod graph;
+mod hidden;
 mod image;
 mod infer_shape;
 mod input;
@@ -28,12 +29,14 @@ mod session;
 mod task;
 #[cfg(feature = "text")]
 mod text;
+mod weight_source;
 mod width;
 
 pub use autotune::{GraphVariant, optimise_graph};
 pub use golden::Agreement;
 pub(crate) use golden::Golden;
-pub use graph::{WeightSource, write_onnx, write_onnx_f16};
+pub use graph::{write_onnx, write_onnx_f16};
+pub use hidden::Hidden;
 pub use image::Encoder;
 pub use options::{EncoderOptions, Promotion, Provider, Residency, SelfTest, TensorRtOptions, WeightsOn};
 #[doc(hidden)]
@@ -44,3 +47,4 @@ pub use provider::Execution;
 pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};
 #[cfg(feature = "text")]
 pub use text::TextEncoder;
+pub use weight_source::WeightSource;

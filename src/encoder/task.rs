@@ -85,7 +85,7 @@ impl Encoder {
     }
 
     /// The task in this encoder's layout; what is pinned of canonical weights serves as it is.
-    fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
+    pub(super) fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
         if self.layout().is_canonical() {
             return Cow::Borrowed(task);
         }

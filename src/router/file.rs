@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::subspace::Subspaces;
-use super::{Router, THRESHOLD};
+use super::whitening::{self, Whitening};
+use super::{FeatureKind, Router, THRESHOLD};
 use crate::basis::TaskExpr;
 use crate::bundle::{Bundle, BundleUpdate, Fingerprint};
 use crate::checkpoint::safetensors;
@@ -18,8 +19,10 @@ use crate::weights::{arrays_in_memory, save_arrays};
 
 /// The key of the metadata.
 const KEY: &str = "taskbasis.router";
-/// The version of the format that is written, and the newest that is read.
-const VERSION: u64 = 1;
+/// The version of files of embeddings.
+const FIRST_VERSION: u64 = 1;
+/// The version of files that say the kind of their features, and the newest that is read.
+const VERSION: u64 = 2;
 /// What helps where there is none.
 const MAKE_IT: &str = "`taskbasis route` makes one";
 /// The most tasks.
@@ -34,6 +37,9 @@ struct About {
     /// [`Fingerprint`].
     base: String,
     pooling: Pooling,
+    /// From version 2 on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<FeatureKind>,
     /// A task expression.
     features: String,
     tasks: Vec<String>,
@@ -117,11 +123,12 @@ impl Router {
             return Err(not_a_router(format_args!("its metadata has no `{KEY}`")));
         };
         let version = serde_json::from_str::<Version>(about).map_err(broken)?.version;
-        if version != VERSION {
-            return Err(Error::unsupported("a router of another version").expected(VERSION).got(version));
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
+            let error = Error::unsupported("a router of another version");
+            return Err(error.expected(format_args!("{FIRST_VERSION} to {VERSION}")).got(version));
         }
         let about: About = serde_json::from_str(about).map_err(broken)?;
-        about.check()?;
+        let kind = about.check()?;
         let tensor = |name: &str| {
             let found = contents.tensors.iter().find(|(known, _)| known == name);
             match found.map(|(_, stored)| stored) {
@@ -155,7 +162,19 @@ impl Router {
             }
             Ok(tensor.to_f32().map_err(|e| e.tensor(name))?.into_owned())
         };
+        if !embedding.is_multiple_of(kind.parts()) {
+            let error = Error::format("hidden features have an even number of values").tensor("means");
+            return Err(error.got(embedding));
+        }
+        let whitening = match kind {
+            FeatureKind::Embedding => None,
+            FeatureKind::Hidden => {
+                let extent = whitening::values(embedding).ok_or_else(|| wrong_size(embedding))?;
+                Some(Whitening::new(values(whitening::NAME, &[extent])?)?)
+            }
+        };
         let subspaces = Subspaces {
+            whitening,
             means: values("means", &[count, embedding])?,
             directions: values("directions", &[count, components, embedding])?,
             variances: values("variances", &[count, components + 1])?,
@@ -167,6 +186,7 @@ impl Router {
             path: None,
             base: about.base.parse::<Fingerprint>()?,
             pooling: about.pooling,
+            kind,
             features: expression(&about.features)?,
             fallback: about.fallback.as_deref().map(expression).transpose()?,
             tasks: about.tasks,
@@ -190,10 +210,12 @@ impl Router {
         &self,
         write: impl FnOnce(&[(&str, &[usize], &[f32])], &[(&str, String)]) -> Result<T>,
     ) -> Result<T> {
+        let kind = Some(self.kind).filter(|kind| *kind != FeatureKind::Embedding);
         let about = About {
-            version: VERSION,
+            version: if kind.is_some() { VERSION } else { FIRST_VERSION },
             base: self.base.to_string(),
             pooling: self.pooling,
+            kind,
             features: self.features.to_string(),
             tasks: self.tasks.clone(),
             temperature: self.temperature,
@@ -202,8 +224,9 @@ impl Router {
         };
         let about = serde_json::to_string(&about).map_err(broken)?;
         let (t, e, k) = (self.tasks.len(), self.embedding_dim(), self.components());
-        let shapes: [&[usize]; 4] = [&[t, e], &[t, k, e], &[t, k + 1], &[t]];
         let arrays = self.subspaces.arrays();
+        let triangle = [arrays.last().map_or(0, |(_, values)| values.len())];
+        let shapes: [&[usize]; 5] = [&[t, e], &[t, k, e], &[t, k + 1], &[t], &triangle];
         let arrays: Vec<_> = arrays.iter().zip(shapes).map(|(&(name, values), shape)| (name, shape, values)).collect();
         write(&arrays, &[(KEY, about)])
     }
@@ -216,7 +239,8 @@ struct Version {
 }
 
 impl About {
-    fn check(&self) -> Result<()> {
+    /// Checks it, and tells the kind of the features.
+    fn check(&self) -> Result<FeatureKind> {
         let wrong = |what: &str| Error::format(format!("the router's {what}"));
         let count = self.tasks.len();
         if count == 0 || count > MAX_TASKS {
@@ -233,7 +257,11 @@ impl About {
         if !(0.0..=1.0).contains(&self.threshold) {
             return Err(wrong("threshold").expected("0 to 1").got(self.threshold));
         }
-        Ok(())
+        match (self.version, self.kind) {
+            (FIRST_VERSION, _) => Ok(FeatureKind::Embedding),
+            (_, Some(kind)) => Ok(kind),
+            (_, None) => Err(wrong("kind of features is not said").expected("embedding or hidden")),
+        }
     }
 }
 
@@ -242,6 +270,10 @@ fn wrong_shape(name: &str, shape: &[usize], rank: usize, tasks: usize) -> Error 
         .tensor(name)
         .expected(format_args!("{rank} extents, the first {tasks}, the number of tasks"))
         .got(format_args!("{shape:?}"))
+}
+
+fn wrong_size(extent: usize) -> Error {
+    Error::format("larger than memory can hold").tensor(whitening::NAME).got(format_args!("{extent} rows"))
 }
 
 fn not_a_router(why: impl std::fmt::Display) -> Error {

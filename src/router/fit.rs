@@ -4,12 +4,13 @@
 //! images they have not seen: the variances λ and σ² are the means of what was found there, so that few images in many
 //! dimensions do not look closer than others will. The temperature τ is the one with the least mean −ln p of the own
 //! task over all held-out images (temperature scaling: Guo and others, 2017), and k the one that is best so. Means and
-//! directions of the router are then those of all images.
+//! directions of the router are then those of all images. Hidden features are whitened by the same three parts first.
 
 use nalgebra::{DMatrix, DMatrixView, SymmetricEigen};
 
 use super::subspace::{Distance, Subspaces};
-use super::{Choice, Router, THRESHOLD, largest, normalise, not_normalisable};
+use super::whitening::Whitening;
+use super::{Choice, FeatureKind, Router, THRESHOLD, largest, normalise, not_normalisable};
 use crate::basis::TaskExpr;
 use crate::bundle::Fingerprint;
 use crate::error::{Error, Result};
@@ -36,7 +37,9 @@ pub struct RouterFit {
     pub max_components: usize,
     /// The confidence below which an image is not sent to its likeliest task, 0 to 1.
     pub threshold: f64,
-    /// The weights whose embeddings are the features.
+    /// The kind of the features.
+    pub kind: FeatureKind,
+    /// The weights that the features are of.
     pub features: TaskExpr,
     /// The weights that answer below the threshold.
     pub fallback: Option<TaskExpr>,
@@ -44,7 +47,13 @@ pub struct RouterFit {
 
 impl Default for RouterFit {
     fn default() -> Self {
-        Self { max_components: 8, threshold: THRESHOLD, features: TaskExpr::base(), fallback: None }
+        Self {
+            max_components: 8,
+            threshold: THRESHOLD,
+            kind: FeatureKind::Embedding,
+            features: TaskExpr::base(),
+            fallback: None,
+        }
     }
 }
 
@@ -66,8 +75,9 @@ pub struct FitReport {
 }
 
 impl RouterFit {
-    /// Makes a router of the features of each task's images, f32 `[n, e]` as the encoder gives them for
-    /// [`RouterFit::features`]; `base` is what the model's base is known by. The same features give the same router.
+    /// Makes a router of the features of each task's images, f32 `[n, embedding]` as the encoder gives them for
+    /// [`RouterFit::features`] and [`RouterFit::kind`]; `base` is what the model's base is known by. The same features
+    /// give the same router.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), naming the task, for fewer than 8 images, for
@@ -83,6 +93,10 @@ impl RouterFit {
         let named = |at: usize, error: Error| error.hint(format!("It is of task `{}`", tasks[at].0));
         if tasks.is_empty() || embedding == 0 {
             return Err(Error::invalid("a router needs tasks, and features that have a length"));
+        }
+        if !embedding.is_multiple_of(self.kind.parts()) {
+            let error = Error::invalid("hidden features of the wrong length");
+            return Err(error.expected("2·width values").got(embedding));
         }
         for (at, (name, _)) in tasks.iter().enumerate() {
             if tasks[..at].iter().any(|(other, _)| other == name) {
@@ -106,23 +120,27 @@ impl RouterFit {
             for (index, (row, feature)) in
                 normalised.chunks_exact_mut(embedding).zip(features.chunks_exact(embedding)).enumerate()
             {
-                normalise(feature, row).map_err(|norm| named(at, not_normalisable(index, norm)))?;
+                normalise(feature, self.kind, row).map_err(|norm| named(at, not_normalisable(index, norm)))?;
             }
             rows.push(normalised);
         }
-        let found = HeldOut::of(&rows, embedding, self.max_components).best();
+        let found = HeldOut::of(&rows, embedding, self.max_components, self.kind)?.best();
+        let images: Vec<usize> = rows.iter().map(|rows| rows.len() / embedding).collect();
+        let whitening = whitened(self.kind, embedding, &mut [&mut rows])?;
         let planes: Vec<Plane> = rows.iter().map(|rows| Plane::of(rows, embedding, found.components)).collect();
         let subspaces = Subspaces {
             means: planes.iter().flat_map(|plane| plane.mean.clone()).collect(),
             directions: planes.iter().flat_map(|plane| plane.directions.clone()).collect(),
             variances: found.variances.concat(),
             limits: found.limits.clone(),
+            whitening,
         };
         subspaces.check()?;
         let router = Router {
             path: None,
             base,
             pooling,
+            kind: self.kind,
             features: self.features.clone(),
             tasks: tasks.iter().map(|(name, _)| name.clone()).collect(),
             subspaces,
@@ -131,9 +149,22 @@ impl RouterFit {
             fallback: self.fallback.clone(),
         }
         .with_threshold(self.threshold)?;
-        let report = found.report(&router, &rows, embedding);
+        let report = found.report(&router, images);
         Ok((router, report))
     }
+}
+
+/// Brings features, `[n, e]` per task, to where subspaces are made: hidden ones go through what whitens the first, and
+/// all of them after it.
+fn whitened(kind: FeatureKind, e: usize, of_tasks: &mut [&mut Vec<Vec<f64>>]) -> Result<Option<Whitening>> {
+    if kind != FeatureKind::Hidden {
+        return Ok(None);
+    }
+    let whitening = Whitening::of(of_tasks[0], e)?;
+    for rows in of_tasks.iter_mut().flat_map(|tasks| tasks.iter_mut()) {
+        rows.chunks_exact_mut(e).for_each(|row| whitening.apply(row));
+    }
+    Ok(Some(whitening))
 }
 
 /// The mean of some features, and the directions in which they vary most.
@@ -207,6 +238,7 @@ struct HeldOut {
     /// The most dimensions, as many as `squares` has.
     most: usize,
     tasks: usize,
+    kind: FeatureKind,
     /// The task of each image.
     own: Vec<usize>,
     /// Per image and task: ‖f − μ‖², and z_j², `[N, T, 1 + most]`.
@@ -228,20 +260,23 @@ struct Best {
 }
 
 impl HeldOut {
-    fn of(rows: &[Vec<f64>], e: usize, max_components: usize) -> Self {
+    fn of(rows: &[Vec<f64>], e: usize, max_components: usize, kind: FeatureKind) -> Result<Self> {
         let fewest = rows.iter().map(|rows| rows.len() / e).min().unwrap_or(0);
         // Directions of three parts of the images; one is lost to their mean.
         let most = max_components.min(fewest - fewest.div_ceil(FOLDS) - 1).min(e - 1);
         let most = COMPONENTS.into_iter().filter(|&k| k <= most).max().unwrap_or(0);
-        let mut held_out = Self { embedding: e, most, tasks: rows.len(), own: Vec::new(), squares: Vec::new() };
+        let mut held_out = Self { embedding: e, most, tasks: rows.len(), kind, own: Vec::new(), squares: Vec::new() };
         for fold in 0..FOLDS {
             let in_fold = |rows: &[f64], wanted: bool| -> Vec<f64> {
                 let chosen = rows.chunks_exact(e).enumerate().filter(|(i, _)| (i % FOLDS == fold) == wanted);
                 chosen.flat_map(|(_, row)| row.iter().copied()).collect()
             };
-            let planes: Vec<Plane> = rows.iter().map(|rows| Plane::of(&in_fold(rows, false), e, most)).collect();
-            for (own, rows) in rows.iter().enumerate() {
-                for row in in_fold(rows, true).chunks_exact(e) {
+            let [mut kept, mut out] =
+                [false, true].map(|wanted| rows.iter().map(|rows| in_fold(rows, wanted)).collect::<Vec<_>>());
+            whitened(kind, e, &mut [&mut kept, &mut out])?;
+            let planes: Vec<Plane> = kept.iter().map(|rows| Plane::of(rows, e, most)).collect();
+            for (own, rows) in out.iter().enumerate() {
+                for row in rows.chunks_exact(e) {
                     held_out.own.push(own);
                     for plane in &planes {
                         held_out.add(row, plane);
@@ -249,7 +284,7 @@ impl HeldOut {
                 }
             }
         }
-        held_out
+        Ok(held_out)
     }
 
     fn add(&mut self, row: &[f64], plane: &Plane) {
@@ -293,7 +328,8 @@ impl HeldOut {
         Best { components: k, temperature, loss, variances, limits, scores, distances }
     }
 
-    /// λ_1 … λ_k and σ² of a task: what its own images had on average. No λ is below σ².
+    /// λ_1 … λ_k and σ² of a task: what its own images had on average, of whitened features half and half with the 1
+    /// that all tasks have on average. No λ is below σ².
     fn variances(&self, task: usize, k: usize) -> Vec<f32> {
         let own: Vec<usize> = (0..self.own.len()).filter(|&image| self.own[image] == task).collect();
         let mean = |of: &dyn Fn(usize) -> f64| own.iter().map(|&image| of(image)).sum::<f64>() / own.len() as f64;
@@ -303,20 +339,23 @@ impl HeldOut {
         });
         let noise = (rest / (self.embedding - k) as f64).max(MIN_VARIANCE);
         let along = (0..k).map(|j| mean(&|image| self.seen(image, task).1[j]).max(noise));
-        along.chain([noise]).map(|value| value as f32).collect()
+        let mixed = |value: f64| match self.kind {
+            FeatureKind::Embedding => value,
+            FeatureKind::Hidden => 0.5 * (value + 1.0),
+        };
+        along.chain([noise]).map(|value| mixed(value) as f32).collect()
     }
 }
 
 impl Best {
-    fn report(&self, router: &Router, rows: &[Vec<f64>], embedding: usize) -> FitReport {
-        let count = rows.len();
+    fn report(&self, router: &Router, images: Vec<usize>) -> FitReport {
+        let count = images.len();
         let (mut own, mut confident) = (vec![0.0; count], vec![0.0; count]);
         for ((task, scores), distance) in self.scores.iter().zip(&self.distances) {
             let route = router.judge(scores, |_| *distance);
             own[*task] += f64::from(u8::from(route.task == *task));
             confident[*task] += f64::from(u8::from(router.choice(&route) == Choice::Task));
         }
-        let images: Vec<usize> = rows.iter().map(|rows| rows.len() / embedding).collect();
         for shares in [&mut own, &mut confident] {
             shares.iter_mut().zip(&images).for_each(|(share, &images)| *share /= images as f64);
         }

@@ -1,5 +1,5 @@
 //! The task chosen by the image: which of several tasks an image belongs to, told by the features that the base (or any
-//! weights of the model) gives it.
+//! weights of the model) gives it: embeddings, or hidden features.
 //!
 //! Per task a [`Router`] holds a small affine subspace of the normalised features, with the variances along it and off
 //! it; it is made of a few images per task (`RouterFit`, with the feature `build`). A [`Routing`] puts it over a model:
@@ -28,8 +28,11 @@ mod subspace;
 #[cfg(test)]
 #[cfg(feature = "build")]
 mod tests;
+mod whitening;
 
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "build")]
 pub use self::fit::{FitReport, RouterFit};
@@ -41,7 +44,7 @@ use crate::did_you_mean::unknown;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
-use crate::tower::Pooling;
+use crate::tower::{Arch, Pooling};
 
 /// The confidence below which an image is not sent to its likeliest task, unless another one is asked for.
 pub const THRESHOLD: f64 = 0.5;
@@ -53,12 +56,51 @@ pub struct Router {
     path: Option<PathBuf>,
     base: Fingerprint,
     pooling: Pooling,
+    kind: FeatureKind,
     features: TaskExpr,
     tasks: Vec<String>,
     subspaces: Subspaces,
     temperature: f64,
     threshold: f64,
     fallback: Option<TaskExpr>,
+}
+
+/// What of an image a router looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureKind {
+    /// The embedding, `[e]`.
+    #[default]
+    Embedding,
+    /// The hidden features, `[2·width]` ([`Hidden::features`](crate::Hidden)), which are whitened
+    /// for all tasks at once: a router that tells more, and takes (2·width + 1)·width·4 bytes more.
+    Hidden,
+}
+
+impl FeatureKind {
+    /// The stable name: `embedding` or `hidden`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Hidden => "hidden",
+        }
+    }
+
+    /// The length of a feature of this kind, of an encoder.
+    pub fn extent(self, arch: &Arch) -> usize {
+        match self {
+            Self::Embedding => arch.embed_dim,
+            Self::Hidden => 2 * arch.width,
+        }
+    }
+
+    /// The parts of a feature, each of which is normalised.
+    fn parts(self) -> usize {
+        match self {
+            Self::Embedding => 1,
+            Self::Hidden => 2,
+        }
+    }
 }
 
 /// What a router says of one image.
@@ -110,7 +152,7 @@ impl Router {
         found.ok_or_else(|| self.located(unknown("task of the router", task, self.tasks.iter().map(String::as_str))))
     }
 
-    /// The length of a feature, e.
+    /// The length of a feature: e, or 2·width of hidden ones.
     pub fn embedding_dim(&self) -> usize {
         self.subspaces.embedding()
     }
@@ -120,12 +162,22 @@ impl Router {
         self.subspaces.components()
     }
 
+    /// The kind of its features.
+    pub fn kind(&self) -> FeatureKind {
+        self.kind
+    }
+
+    /// Bytes of numbers that are there once for all tasks, of a router of hidden features.
+    pub fn shared_bytes(&self) -> usize {
+        self.subspaces.shared_bytes()
+    }
+
     /// Bytes of numbers per task.
     pub fn bytes_per_task(&self) -> usize {
         self.subspaces.values_per_task() * size_of::<f32>()
     }
 
-    /// The weights whose embeddings are the features: `base` unless it was made otherwise.
+    /// The weights that the features are of: `base` unless it was made otherwise.
     pub fn features(&self) -> &TaskExpr {
         &self.features
     }
@@ -174,7 +226,8 @@ impl Router {
     }
 
     /// The routes of `features`, f32 `[N, e]`: embeddings of the base, or of [`Router::features`], as the encoder gives
-    /// them, not normalised.
+    /// them, not normalised; or `[N, 2·width]`, hidden features of those ([`Encoder::encode_hidden`]), where
+    /// [`Router::kind`] says so.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when they are no multiple of e, or one cannot
@@ -188,7 +241,8 @@ impl Router {
         }
         let (mut normalised, mut scores) = (try_zeroed::<f64>(embedding)?, try_zeroed::<f64>(self.tasks.len())?);
         let route = |(index, feature): (usize, &[f32])| {
-            normalise(feature, &mut normalised).map_err(|norm| not_normalisable(index, norm))?;
+            normalise(feature, self.kind, &mut normalised).map_err(|norm| not_normalisable(index, norm))?;
+            self.subspaces.place(&mut normalised);
             for (task, score) in scores.iter_mut().enumerate() {
                 *score = self.subspaces.distance(task, &normalised).log_likelihood();
             }
@@ -237,13 +291,14 @@ impl Router {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for another length or pooling.
     pub fn check_encoder(&self, encoder: &Encoder) -> Result<()> {
         let (arch, takes) = (encoder.arch(), (self.pooling, self.embedding_dim()));
-        if (arch.variant.pooling, arch.embed_dim) == takes {
+        let gives = (arch.variant.pooling, self.kind.extent(arch));
+        if gives == takes {
             return Ok(());
         }
         Err(self.located(
             Error::mismatch("the router takes other features than this encoder gives")
                 .expected(format_args!("{}, {} values", takes.0, takes.1))
-                .got(format_args!("{}, {} values", arch.variant.pooling, arch.embed_dim)),
+                .got(format_args!("{}, {} values", gives.0, gives.1)),
         ))
     }
 
@@ -256,8 +311,13 @@ impl Router {
     }
 }
 
-/// Writes `feature`/‖`feature`‖, or tells the norm that cannot be divided by.
-fn normalise(feature: &[f32], out: &mut [f64]) -> std::result::Result<(), f64> {
+/// Writes each part of `feature` divided by its length, or tells the norm that cannot be divided by.
+fn normalise(feature: &[f32], kind: FeatureKind, out: &mut [f64]) -> std::result::Result<(), f64> {
+    let part = (feature.len() / kind.parts()).max(1);
+    feature.chunks(part).zip(out.chunks_mut(part)).try_for_each(|(feature, out)| normalise_part(feature, out))
+}
+
+fn normalise_part(feature: &[f32], out: &mut [f64]) -> std::result::Result<(), f64> {
     let norm = feature.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     if !norm.is_finite() || norm <= 0.0 {
         return Err(norm);

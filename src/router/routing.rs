@@ -1,8 +1,8 @@
 //! A router over a model: batches encoded by the tasks that their images belong to.
 
-use super::{Choice, Route, Router};
+use super::{Choice, FeatureKind, Route, Router};
 use crate::basis::TaskExpr;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, Hidden};
 use crate::error::{Error, Result};
 use crate::open::OpenModel;
 use crate::tensor::try_zeroed;
@@ -59,14 +59,22 @@ impl Routing {
         &self.features
     }
 
-    /// The routes of `n` preprocessed images, f32 `[n, 3, S, S]`, and their features, `[n, e]`: one run.
+    /// The routes of `n` preprocessed images, f32 `[n, 3, S, S]`, and their embeddings by the features' weights,
+    /// `[n, e]`: one run.
     ///
     /// # Errors
-    /// As [`Router::check_encoder`], [`Encoder::encode_task`] and [`Router::route`].
+    /// As [`Router::check_encoder`] and [`Router::route`]; as [`Encoder::encode_task`], or [`Encoder::encode_hidden`]
+    /// where the router takes hidden features.
     pub fn route(&self, encoder: &Encoder, pixels: &[f32], n: usize) -> Result<(Vec<Route>, Vec<f32>)> {
         self.router.check_encoder(encoder)?;
-        let features = encoder.encode_task(&self.features, pixels, n)?;
-        Ok((self.router.route(&features)?, features))
+        let (features, embeds) = match self.router.kind() {
+            FeatureKind::Embedding => (None, encoder.encode_task(&self.features, pixels, n)?),
+            FeatureKind::Hidden => {
+                let Hidden { features, embeds } = encoder.encode_hidden(&self.features, pixels, n)?;
+                (Some(features), embeds)
+            }
+        };
+        Ok((self.router.route(features.as_deref().unwrap_or(&embeds))?, embeds))
     }
 
     /// Embeds `n` preprocessed images, f32 `[n, 3, S, S]`, each with the weights of its likeliest task, or the
@@ -75,10 +83,10 @@ impl Routing {
     /// # Errors
     /// As [`Routing::route`] and [`Encoder::encode_task`].
     pub fn encode(&self, encoder: &Encoder, pixels: &[f32], n: usize) -> Result<Routed> {
-        let (routes, features) = self.route(encoder, pixels, n)?;
+        let (routes, own) = self.route(encoder, pixels, n)?;
         let choices: Vec<Choice> = routes.iter().map(|route| self.router.choice(route)).collect();
         let (image, embedding) = (encoder.arch().pixels(), encoder.arch().embed_dim);
-        let mut embeds = try_zeroed(features.len())?;
+        let mut embeds = try_zeroed(own.len())?;
         let mut batch = Vec::new();
         // The place behind the tasks is the fallback's.
         for group in 0..=self.tasks.len() {
@@ -93,7 +101,7 @@ impl Routing {
             };
             let run;
             let encoded = if weights.name() == self.features.name() {
-                &features
+                &own
             } else if members.len() == n {
                 run = encoder.encode_task(weights, pixels, n)?;
                 &run
@@ -108,7 +116,7 @@ impl Routing {
                 &run
             };
             // Runs of all images have them at their own places, others one after the other.
-            let is_whole = encoded.len() == features.len();
+            let is_whole = encoded.len() == own.len();
             for (row, &at) in members.iter().enumerate() {
                 let from = if is_whole { at } else { row };
                 embeds[at * embedding..][..embedding].copy_from_slice(&encoded[from * embedding..][..embedding]);

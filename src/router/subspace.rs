@@ -7,7 +7,10 @@
 //! ```text
 //! d² = Σ_j z_j²/λ_j + r²/σ²,    ln p(f) = −½·(d² + Σ_j ln λ_j + (e − k)·ln σ²) + constant
 //! ```
+//!
+//! Hidden features are whitened first, with one map for all tasks.
 
+use super::whitening::{self, Whitening};
 use crate::error::{Error, Result};
 
 /// By how much directions may be off orthonormal, as f32 they are off by rounding.
@@ -24,6 +27,8 @@ pub(super) struct Subspaces {
     pub(super) variances: Vec<f32>,
     /// The largest d² of a task's own images that were held out, `[T]`.
     pub(super) limits: Vec<f32>,
+    /// What features go through first, where they do.
+    pub(super) whitening: Option<Whitening>,
 }
 
 /// How far a feature is from a task's subspace.
@@ -79,7 +84,19 @@ impl Subspaces {
         f64::from(self.limits[task])
     }
 
-    /// How far `feature`, e values of norm 1, is from the subspace of `task`.
+    /// Bytes of numbers that are there once for all tasks.
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.whitening.as_ref().map_or(0, |whitening| size_of_val(whitening.triangle()))
+    }
+
+    /// Brings a normalised feature, e values, to where the subspaces are.
+    pub(super) fn place(&self, feature: &mut [f64]) {
+        if let Some(whitening) = &self.whitening {
+            whitening.apply(feature);
+        }
+    }
+
+    /// How far `feature`, e values that [`Subspaces::place`] has been at, is from the subspace of `task`.
     pub(super) fn distance(&self, task: usize, feature: &[f64]) -> Distance {
         let (e, k) = (self.embedding(), self.components());
         let mean = &self.means[task * e..][..e];
@@ -123,13 +140,15 @@ impl Subspaces {
     }
 
     /// All numbers, by the names that they have in files.
-    pub(super) fn arrays(&self) -> [(&'static str, &[f32]); 4] {
-        [
+    pub(super) fn arrays(&self) -> Vec<(&'static str, &[f32])> {
+        let mut arrays: Vec<(&'static str, &[f32])> = vec![
             ("means", &self.means),
             ("directions", &self.directions),
             ("variances", &self.variances),
             ("limits", &self.limits),
-        ]
+        ];
+        arrays.extend(self.whitening.as_ref().map(|whitening| (whitening::NAME, whitening.triangle())));
+        arrays
     }
 }
 
@@ -168,6 +187,7 @@ mod tests {
             directions: vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
             variances: vec![1.0; 4],
             limits: vec![3.0; 2],
+            whitening: None,
         };
         good.check().unwrap();
         assert_eq!((good.embedding(), good.components(), good.values_per_task()), (3, 1, 9));

@@ -141,6 +141,59 @@ fn equal_images_and_fewer_directions_than_asked_for_make_a_router() {
     assert_eq!(only.route(&axis(0)).unwrap()[0].task, 0);
 }
 
+/// Tasks whose features lie in the same places, but spread along other directions than a common one that is wide:
+/// whitened they are told apart, and the file keeps what does it.
+#[test]
+fn hidden_features_are_whitened() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let (wide, places) = (random.vector(3.0), [0, 1, 2].map(|_| random.vector(0.25)));
+    let mut features = |task: usize, n: usize| -> Vec<f32> {
+        let mut features = Vec::with_capacity(n * E);
+        for _ in 0..n {
+            let (a, lengths) = (random.normal(), [random.normal().abs() + 0.1, random.normal().abs() + 0.1]);
+            for i in 0..E {
+                // A constant that all share keeps lengths alike; the halves have lengths of their own.
+                let value = 2.0 + places[task][i] + a * wide[i] * 0.4 + 0.15 * random.normal();
+                features.push((value * lengths[i / (E / 2)]) as f32);
+            }
+        }
+        features
+    };
+    let few = [0, 1, 2].map(|task| (format!("task {task}"), features(task, 64)));
+    let more = [0, 1, 2].map(|task| features(task, 200));
+    let made = |kind: FeatureKind| {
+        let fit = RouterFit { kind, max_components: 2, ..RouterFit::default() };
+        fit.fit(base(), Pooling::ClassToken, E, &few).unwrap().0
+    };
+    let own = |router: &Router| -> usize {
+        let of = |task: usize| router.route(&more[task]).unwrap().iter().filter(|route| route.task == task).count();
+        (0..3).map(of).sum()
+    };
+    let (plain, hidden) = (made(FeatureKind::Embedding), made(FeatureKind::Hidden));
+    assert!(own(&hidden) > 560 && own(&hidden) > own(&plain), "{} and {} of 600", own(&hidden), own(&plain));
+    assert_eq!((hidden.kind(), hidden.shared_bytes(), plain.shared_bytes()), (FeatureKind::Hidden, E * (E + 1) * 2, 0));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("router.safetensors");
+    hidden.save(&path, &[]).unwrap();
+    let read = Router::open(&path).unwrap();
+    assert_eq!((read.kind(), &read.subspaces), (FeatureKind::Hidden, &hidden.subspaces));
+    assert_eq!(read.route(&more[1]).unwrap(), hidden.route(&more[1]).unwrap());
+    let bytes = std::fs::read(&path).unwrap();
+    read.save(&path, &[]).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has(r#"\"version\":2"#) && has(r#"\"kind\":\"hidden\""#));
+    // A half without length cannot be divided by it.
+    let mut broken = more[0][..E].to_vec();
+    broken[E / 2..].fill(0.0);
+    assert!(hidden.route(&broken).unwrap_err().to_string().contains("cannot be normalised: got a norm of 0"));
+    assert!(plain.route(&broken).is_ok());
+    let odd = RouterFit { kind: FeatureKind::Hidden, ..RouterFit::default() };
+    let error = odd.fit(base(), Pooling::ClassToken, 3, &few).unwrap_err().to_string();
+    assert!(error.contains("hidden features of the wrong length: expected 2·width values, got 3"), "{error}");
+}
+
 #[test]
 fn a_file_gives_the_same_router() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,6 +201,9 @@ fn a_file_gives_the_same_router() {
     let (router, _, more) = made(0.3);
     router.save(&path, &[]).unwrap();
     let bytes = std::fs::read(&path).unwrap();
+    // What earlier readers know is written as they know it.
+    let text = String::from_utf8_lossy(&bytes[..1024]).into_owned();
+    assert!(text.contains(r#"\"version\":1"#) && !text.contains("kind") && !text.contains("whitening"), "{text}");
     let read = Router::open(&path).unwrap();
     assert_eq!((read.tasks(), &read.subspaces), (router.tasks(), &router.subspaces));
     assert_eq!((read.base(), read.pooling(), read.temperature()), (base(), Pooling::ClassToken, router.temperature()));
@@ -197,7 +253,7 @@ fn what_is_no_router_is_refused() {
         assert!(error.to_string().contains(part) && error.to_string().contains("router.safetensors"), "{error}");
         error.kind()
     };
-    assert_eq!(said(&about(&|a| a["version"] = 2.into()), "another version"), ErrorKind::Unsupported);
+    assert_eq!(said(&about(&|a| a["version"] = 3.into()), "another version: expected 1 to 2"), ErrorKind::Unsupported);
     for (key, value, part) in [
         ("tasks", serde_json::json!([]), "number of tasks"),
         ("tasks", serde_json::json!(["a", "a"]), "one is there twice: got `a`"),
@@ -217,6 +273,28 @@ fn what_is_no_router_is_refused() {
         let error = refused(&path, &good, &with(shapes)).to_string();
         assert!(error.contains(part), "{error}");
     };
+    // Hidden features are of two parts, and come with what whitens them.
+    said(&about(&|a| a["version"] = 2.into()), "kind of features is not said: expected embedding or hidden");
+    let hidden = about(&|a| {
+        a["version"] = 2.into();
+        a["kind"] = "hidden".into();
+    });
+    said(&hidden, "hidden features have an even number of values: got 3");
+    let even = arrays(&[2, 2], &[2, 1, 2], &[2, 2]);
+    let whitened = |triangle: &[f32], part: &str| {
+        let extent = [triangle.len()];
+        let mut all = with(even);
+        all[1].2 = &[1.0, 0.0, 0.0, 1.0];
+        all.push(("whitening", &extent, triangle));
+        let error = refused(&path, &hidden, &all).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let error = refused(&path, &hidden, &with(even)).to_string();
+    assert!(error.contains("`whitening`: the router has no such tensor"), "{error}");
+    whitened(&[1.0, 0.0], "`whitening`: not as a router has it: expected floats of shape [3]");
+    whitened(&[1.0, f32::INFINITY, 1.0], "`whitening`: a value is not finite");
+    whitened(&[1.0, 0.0, -1.0], "`whitening`: a value of the diagonal is not positive: got -1 in row 1");
+
     misshapen(arrays(&[2, 3], &[2, 3], &[2, 2]), "`directions`: not as a router has it: expected 3 extents");
     misshapen(arrays(&[2, 3], &[2, 1, 2], &[2, 2]), "`directions`: not as a router has it: expected floats of shape");
     misshapen(arrays(&[2, 1], &[2, 1, 3], &[2, 2]), "fewer than the 1 dimensions of a feature");

@@ -9,6 +9,7 @@ mod frozen;
 mod golden;
 mod groups;
 mod head;
+mod hidden;
 mod memory;
 mod onnx_files;
 mod precision;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::support::{digits, relative_l2, runtime, whole_digits};
 use taskbasis::{
-    Choice, Dataset, Encoder, EncoderOptions, ErrorKind, OpenModel, OpenOptions, Preprocess, Router, RouterFit,
-    Routing, TaskExpr,
+    Choice, Dataset, Encoder, EncoderOptions, ErrorKind, FeatureKind, OpenModel, OpenOptions, Preprocess, Residency,
+    Router, RouterFit, Routing, TaskExpr,
 };
 
 /// Tasks of the digits family whose images look different.
@@ -38,6 +38,51 @@ fn router(opened: &OpenModel, encoder: &Encoder, data: &Dataset) -> Router {
     let (router, report) = fit.fit(fingerprint, arch.variant.pooling, arch.embed_dim, &features).unwrap();
     assert!(report.own.iter().all(|&own| own > 0.6), "{report:?}");
     router
+}
+
+/// A router of hidden features sends images where it should, and embeds each by its task, or by the features' own run.
+#[test]
+fn hidden_features_route_and_embed() {
+    if !runtime() {
+        return;
+    }
+    let (Some((opened, encoder)), Some(images)) = (open(), whole_digits("images.safetensors")) else { return };
+    let data = Dataset::open(images).unwrap();
+    let weights = |expr: &str| opened.model().weights(&expr.parse().unwrap()).unwrap();
+    let features = TASKS.map(|task| {
+        let pixels = pixels(&data, task, "test", 24);
+        (task.to_owned(), encoder.encode_hidden(&weights("all@0.3"), &pixels, 24).unwrap().features)
+    });
+    let merged: TaskExpr = "all@0.3".parse().unwrap();
+    let kind = FeatureKind::Hidden;
+    let fit = RouterFit { kind, features: merged.clone(), fallback: Some(merged), ..RouterFit::default() };
+    let arch = encoder.arch();
+    let fingerprint = opened.fingerprint().unwrap();
+    let (router, report) = fit.fit(fingerprint, arch.variant.pooling, kind.extent(arch), &features).unwrap();
+    assert!(report.own.iter().all(|&own| own > 0.7), "{report:?}");
+    let unsure = router.clone().with_threshold(1.0).unwrap();
+    let e = arch.embed_dim;
+    let mut batch = Vec::new();
+    TASKS.iter().for_each(|task| batch.extend(pixels(&data, task, "test", 8)));
+    let mut fell = 0;
+    for (router, least) in [(router.clone(), 26), (unsure, 0)] {
+        let routing = Routing::new(router, &opened).unwrap();
+        let routed = routing.encode(&encoder, &batch, 32).unwrap();
+        let mut own = 0;
+        for (at, (route, choice)) in routed.routes.iter().zip(&routed.choices).enumerate() {
+            own += usize::from(route.task == at / 8 && *choice == Choice::Task);
+            fell += usize::from(*choice == Choice::Fallback);
+            let expr = if *choice == Choice::Task { TASKS[route.task] } else { "all@0.3" };
+            let alone = encoder.encode_task(&weights(expr), &batch[at * SIZE..][..SIZE], 1).unwrap();
+            assert!(relative_l2(&routed.embeds[at * e..][..e], &alone) < 1e-5, "image {at} by {expr}");
+        }
+        assert!(own >= least, "{own} of 32");
+    }
+    assert!(fell > 0);
+    let blockwise = EncoderOptions { residency: Residency::Blockwise, ..EncoderOptions::default() };
+    let blockwise = opened.encoder(&blockwise).unwrap();
+    let error = Routing::new(router, &opened).unwrap().encode(&blockwise, &batch, 32).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
 #[test]

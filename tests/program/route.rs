@@ -128,6 +128,30 @@ fn a_bundle_keeps_its_router() {
 }
 
 #[test]
+fn hidden_features_make_a_router_too() {
+    let Some((making, using)) = arguments("bases/ViT-D-8_AE_M4_8task") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("router.safetensors");
+    let router = text(&path);
+    let some = ["--task", "Colors", "--task", "Inverted", "--task", "Quadrant", "--hidden", "--components", "4"];
+    let merged = ["--features", "all@0.3"];
+    let made = json(&with("route", &making, &[&some[..], &merged, &["-o", router]].concat()));
+    let k = made["components"].as_u64().unwrap();
+    // The tower's width is 64.
+    assert_eq!(made["bytes_per_task"].as_u64().unwrap(), 4 * (128 + 128 * k + k + 2));
+    assert_eq!((&made["kind"], &made["shared_bytes"]), (&"hidden".into(), &(4 * 128 * 129 / 2).into()));
+    assert!(made["own"].as_f64().unwrap() > 0.9, "{made}");
+    let shown = succeed(&with("route", &making, &[&some[..], &merged, &["-o", router]].concat()));
+    assert!(shown.contains("for all, subspaces of"), "{shown}");
+    let data = [&making[4..], &using[..]].concat();
+    let found = json(&with("eval", &data, &["--task", "auto", "--router", router]));
+    assert!(found["mean"]["own"].as_f64().unwrap() > 0.9, "{found}");
+    let precise = json(&with("eval", &data, &["--task", "auto", "--router", router, "--precision", "int8"]));
+    let apart = precise["mean"]["own"].as_f64().unwrap() - found["mean"]["own"].as_f64().unwrap();
+    assert!(apart.abs() < 0.05, "{precise}");
+}
+
+#[test]
 fn what_makes_no_router_is_an_error() {
     let Some((making, _)) = arguments("bases/ViT-D-8_RandomSample_M4_8task") else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,16 @@ pub fn encode(arch: &Arch, weights: &Tensors, pixels: &[f32], n: usize) -> Vec<f
     pixels.chunks(arch.pixels()).take(n).flat_map(embed).map(|value| value as f32).collect()
 }
 
+/// The hidden features of `n` images, `[n, 2·width]`, of a tower that pools by the class token.
+pub fn hidden(arch: &Arch, weights: &Tensors, pixels: &[f32], n: usize) -> Vec<f32> {
+    let tower = &Tower { arch, weights };
+    let of = |image: &[f32]| {
+        let tokens = last_tokens(tower, image);
+        [tower.norm("ln_post", &tokens[0]), mean(&tokens[arch.variant.tokens.count()..])].concat()
+    };
+    pixels.chunks(arch.pixels()).take(n).flat_map(of).map(|value| value as f32).collect()
+}
+
 type Row = Vec<f64>;
 
 struct Tower<'a> {
@@ -51,7 +61,8 @@ impl Tower<'_> {
     }
 }
 
-fn encode_one(tower: &Tower<'_>, image: &[f32]) -> Row {
+/// The tokens that leave the last block.
+fn last_tokens(tower: &Tower<'_>, image: &[f32]) -> Vec<Row> {
     let arch = tower.arch;
     let variant = arch.variant;
     let mut tokens = stem(tower, image);
@@ -75,8 +86,13 @@ fn encode_one(tower: &Tower<'_>, image: &[f32]) -> Row {
             add(token, scale("ls_2.gamma", tower.mlp(&prefix, token, variant.blocks.gated, variant.blocks.mlp_norm)));
         }
     }
-    let pooled = pool(tower, &tokens);
-    if !variant.pooling.is_projected() || variant.projection == Projection::None {
+    tokens
+}
+
+fn encode_one(tower: &Tower<'_>, image: &[f32]) -> Row {
+    let arch = tower.arch;
+    let pooled = pool(tower, &last_tokens(tower, image));
+    if !arch.variant.pooling.is_projected() || arch.variant.projection == Projection::None {
         return pooled;
     }
     let (projection, bias) = (tower.p("proj"), tower.p("proj_bias"));

@@ -49,3 +49,21 @@ def test_what_answers_below_the_threshold(basis, encoder, golden, router, tmp_pa
         taskbasis.Router(basis, path, threshold=2)
     with pytest.raises(taskbasis.FormatError, match="not a router"):
         taskbasis.Router(basis, BASE)
+
+
+def test_hidden_features(basis, encoder, golden, router, tmp_path):
+    assert not router.hidden
+    made = taskbasis.run(
+        "route", basis=FOLDER, base=BASE, data=DIGITS / "images.safetensors", split="test", shots=16, hidden=True,
+        task=["Colors", "Inverted", "Parity"], output=tmp_path / "hidden.safetensors",
+    )
+    assert made["kind"] == "hidden"
+    hidden = taskbasis.Router(basis, tmp_path / "hidden.safetensors")
+    assert hidden.hidden and hidden.embedding == 128
+    embeds, routes = hidden(encoder, golden["pixel_values"])
+    for i, route in enumerate(routes):
+        alone = encoder(golden["pixel_values"][i], route.task if route.choice == "task" else "all@0.3")[0]
+        assert np.abs(embeds[i] - alone).max() <= 1e-5 * np.abs(alone).max(), (i, route)
+    assert len(hidden.route(np.ones((2, 128), np.float32))) == 2
+    with pytest.raises(taskbasis.MismatchError):
+        hidden.route(embeds)

@@ -176,7 +176,8 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) -> Result<()> {
         None => Value::Null,
         Some(router) => json!({
             "tasks": router.tasks(), "components": router.components(), "threshold": router.threshold(),
-            "features": router.features().to_string(), "fallback": router.fallback().map(ToString::to_string),
+            "features": router.features().to_string(), "kind": router.kind().name(),
+            "fallback": router.fallback().map(ToString::to_string),
         }),
     };
     value["lambda"] = json!(bundle.lambdas());

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::{Engine, Images, RunWeights};
-use crate::encoder::graph::{WeightSource, parameter_inputs};
+use crate::encoder::graph::parameter_inputs;
 use crate::encoder::input::{Elements, Input};
 use crate::encoder::pool::{Pool, Turns};
 use crate::encoder::session::{GraphKind, Session, SessionSetup};
+use crate::encoder::weight_source::WeightSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
 use crate::tensor::try_zeroed;

@@ -10,7 +10,7 @@ pub(super) mod promoted;
 
 use std::sync::Arc;
 
-use super::graph::WeightSource;
+use super::weight_source::WeightSource;
 use crate::error::Result;
 use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use self::nodes::{Block, Form, Graph, Rotation};
 use super::arch::{Arch, BLOCKS, POOL, PROJECTION, PROJECTION_BIAS, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Extent, int};
@@ -29,6 +29,8 @@ use crate::onnx::emit::{Extent, int};
 pub const PIXELS: &str = "pixel_values";
 /// The output: f32 `[batch, e]`, not normalised, as the reference's encoder gives it.
 pub const EMBEDS: &str = "embeds";
+/// The output of [`build_hidden`]: f32 `[batch, 2·width + e]`.
+pub(crate) const HIDDEN: &str = "hidden";
 /// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
 const STREAM: &str = "stream.in";
 
@@ -52,15 +54,41 @@ pub(crate) fn build_own(arch: &Arch, precisions: LayerPrecisions, is_packed: boo
     build_in(arch, own_form(arch, precisions, is_packed)?)
 }
 
+/// The graph of [`build_own`] with more to give: of each image the class token behind the last norm, the mean of its
+/// patches' tokens behind the last block, and the embedding, side by side. The last block is computed for all tokens.
+///
+/// # Errors
+/// As [`build`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another pooling than the class token's.
+pub(crate) fn build_hidden(arch: &Arch, precisions: LayerPrecisions, is_packed: bool) -> Result<Vec<u8>> {
+    arch.check()?;
+    if arch.variant.pooling != Pooling::ClassToken {
+        let error = Error::unsupported("hidden features of an encoder that pools otherwise than by its class token");
+        return Err(error.expected(Pooling::ClassToken).got(arch.variant.pooling));
+    }
+    let mut graph = Graph::new(NAME, arch.variant.norm_epsilon, own_form(arch, precisions, is_packed)?);
+    let stream = graph.stream(arch, Kept::All);
+    graph.give_hidden(arch, &stream)?;
+    graph.into_bytes()
+}
+
 fn build_in(arch: &Arch, form: Form) -> Result<Vec<u8>> {
     arch.check()?;
     let mut graph = Graph::new(NAME, arch.variant.norm_epsilon, form);
-    graph.append_tower(arch)?;
+    let stream = graph.stream(arch, Kept::Pooled);
+    graph.project(arch, &stream)?;
     graph.into_bytes()
 }
 
 fn own_form(arch: &Arch, precisions: LayerPrecisions, is_packed: bool) -> Result<Form> {
     Ok(Form::Own { layouts: packed_layouts(arch, precisions)?, is_packed })
+}
+
+/// The tokens that leave the last block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Those that are pooled.
+    Pooled,
+    All,
 }
 
 /// The tower as a chain of graphs, so that not all weights need be there at once.
@@ -150,7 +178,7 @@ pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<C
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let rotation = graph.rotation(arch);
-        let output = graph.block(arch, rotation.as_ref(), 0, STREAM);
+        let output = graph.block(arch, rotation.as_ref(), 0, STREAM, Kept::Pooled);
         graph.give_stream(arch, &output);
         graph.into_link(parameters, STREAM, output)
     });
@@ -161,7 +189,7 @@ pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<C
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let rotation = graph.rotation(arch);
-        let output = graph.block(arch, rotation.as_ref(), last_layer, STREAM);
+        let output = graph.block(arch, rotation.as_ref(), last_layer, STREAM, Kept::Pooled);
         graph.project(arch, &output)?;
         graph.into_link(parameters, STREAM, EMBEDS.into())?
     };
@@ -179,15 +207,14 @@ pub(crate) fn is_of_block(name: &str) -> bool {
 }
 
 impl Graph {
-    /// All of the tower, from pixels to embeddings.
-    fn append_tower(&mut self, arch: &Arch) -> Result<()> {
+    /// All of the tower up to what leaves its last block.
+    fn stream(&mut self, arch: &Arch, kept: Kept) -> String {
         self.declare_pixels(arch);
         self.declare_parameters(&arch.parameters());
         let rotation = self.rotation(arch);
         let stream = self.embed_patches(arch);
-        let block = |stream: String, layer| self.block(arch, rotation.as_ref(), layer, &stream);
-        let stream = (0..arch.layers).fold(stream, block);
-        self.project(arch, &stream)
+        let block = |stream: String, layer| self.block(arch, rotation.as_ref(), layer, &stream, kept);
+        (0..arch.layers).fold(stream, block)
     }
 
     fn declare_pixels(&mut self, arch: &Arch) {
@@ -205,8 +232,8 @@ impl Graph {
     }
 
     /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone, `[batch, width]`,
-    /// where that is what is pooled.
-    fn block(&mut self, arch: &Arch, rotation: Option<&Rotation>, layer: usize, stream: &str) -> String {
+    /// where that is what is pooled and nothing else is wanted.
+    fn block(&mut self, arch: &Arch, rotation: Option<&Rotation>, layer: usize, stream: &str, kept: Kept) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
         let (form, rotation) = (arch.variant.blocks, rotation.cloned());
         let block = Block { form, rotation, ..Block::usual(layer, block_prefix(layer), arch.activation) };
@@ -214,7 +241,8 @@ impl Graph {
 
         let qkv = self.queries_keys_values(&block, stream, false);
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
-        let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
+        let is_last = layer + 1 == arch.layers;
+        let is_class_alone = is_last && kept == Kept::Pooled && arch.variant.pooling == Pooling::ClassToken;
         if is_class_alone {
             let [x, residual] = self.first_tokens_attention(&block, [&qkv, stream], arch.heads, [tokens, w]);
             return self.after_attention(&block, Some(&residual), &x);

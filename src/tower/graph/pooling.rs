@@ -1,7 +1,7 @@
 //! The residual stream to embeddings.
 
-use super::EMBEDS;
 use super::nodes::{Block, Graph};
+use super::{EMBEDS, HIDDEN};
 use crate::error::Result;
 use crate::onnx::emit::{Attribute, Extent, int};
 use crate::tower::arch::{Arch, POOL, PROBE, PROJECTION, PROJECTION_BIAS, Pooling};
@@ -50,6 +50,28 @@ impl Graph {
             self.layer_norm(EMBEDS, &x, parameter);
         }
         self.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
+        Ok(())
+    }
+
+    /// Gives the class token behind the norm, the mean of the patches' tokens before it, and the embedding, side by
+    /// side.
+    ///
+    /// # Errors
+    /// As [`Graph::project`].
+    pub(super) fn give_hidden(&mut self, arch: &Arch, last: &str) -> Result<()> {
+        let first = self.first_tokens(arch, last, 1, "pool.first.rows");
+        let token = self.layer_norm(NORM[0], &first, NORM[1]);
+        let mean = self.mean_of_patches(arch, last, "pool.mean");
+        let embeds = if arch.variant.is_projected() {
+            let bias = if arch.variant.projection == Projection::WithBias { PROJECTION_BIAS } else { "" };
+            let sizes = [arch.width, arch.embed_dim];
+            self.projection(["proj", "hidden.embeds"], &token, None, [PROJECTION, bias], sizes)?;
+            "hidden.embeds"
+        } else {
+            &*token
+        };
+        let hidden = self.node(HIDDEN, "Concat", &[&token, &mean, embeds], [Attribute::Int("axis", 1)]);
+        self.give(&hidden, &[Extent::Named("batch"), Extent::Fixed(2 * arch.width + arch.embed_dim)]);
         Ok(())
     }
 

@@ -41,12 +41,14 @@ class Router(Handle):
 
     #: The names of the tasks.
     tasks: "tuple[str, ...]"
-    #: e: features are f32 [n, e].
+    #: e: features are f32 [n, e], embeddings; or of twice the width where they are hidden.
     embedding: int
     #: The confidence below which an image is not sent to its likeliest task.
     threshold: float
-    #: The expression of the weights whose embeddings are the features.
+    #: The expression of the weights that the features are of.
     features: str
+    #: Whether features are hidden ones: the class token before the projection and the mean of the patches.
+    hidden: bool
     #: The expression of the weights that answer below the threshold; None where nothing does.
     fallback: Optional[str]
 
@@ -74,9 +76,11 @@ class Router(Handle):
             names.append(text(name[0]))
         self.tasks, self.embedding, self.threshold = tuple(names), int(info.embedding), float(info.threshold)
         self.features, self.fallback = text(info.features), text(info.fallback) or None
+        self.hidden = bool(info.hidden)
 
     def route(self, features: Any) -> "list[Route]":
-        """The tasks of images by their features f32 [n, e]: `encoder(images, router.features)`. Runs nothing."""
+        """The tasks of images by their features f32 [n, e]: `encoder(images, router.features)`, or hidden
+        features of those weights, [n, 2·width], where `hidden`. Runs nothing."""
         features = _rows(features)
         n, width = features.shape
         routes = ffi.new("tb_route[]", max(n, 1))
