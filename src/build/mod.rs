@@ -24,6 +24,7 @@ mod family;
 mod fit;
 mod folder;
 mod gram;
+mod merge;
 mod sample;
 mod tile;
 
@@ -31,3 +32,4 @@ pub use family::{Difference, Family, doubt};
 pub use fit::Fit;
 pub use folder::WriteOptions;
 pub use gram::{Gram, GramPart};
+pub use merge::{Dare, Merge, MergedVector, Reduce, Ties};

@@ -11,15 +11,15 @@ use super::chunks::{in_chunks, is_same, read};
 use super::format::{Metadata, Role};
 use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
-use super::measure::{Gram, ratio};
+use super::measure::ratio;
+use super::merge_source::{AddedMerge, Squares};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
-use super::same_model;
 use super::solve::least_squares;
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file_if;
 use crate::basis::plausibility;
-use crate::checkpoint::{Checkpoint, lacking};
+use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
@@ -71,20 +71,21 @@ impl TaskFit {
 pub struct BundleUpdate<'a> {
     pub(super) bundle: &'a Bundle,
     /// The base's parameters.
-    base: IndexMap<String, Tensor>,
+    pub(super) base: IndexMap<String, Tensor>,
     pub(super) metadata: Metadata,
     /// Columns of the recovery table, all of them.
     columns: Vec<Vec<f64>>,
     heads: Vec<(String, Head)>,
     residuals: Vec<NewResidual<'a>>,
-    fits: Vec<TaskFit>,
+    pub(super) fits: Vec<TaskFit>,
+    pub(super) merges: Vec<AddedMerge<'a>>,
     /// The golden embedding that takes the place of the bundle's.
     golden: Option<Vec<f32>>,
     /// What was measured of precisions, in the place of what the bundle tells.
     precision: Option<PrecisionMeasure>,
     /// The router's file, in the place of the bundle's.
     pub(super) router: Option<Vec<u8>>,
-    threads: usize,
+    pub(super) threads: usize,
 }
 
 /// A residual that the bundle does not hold yet.
@@ -123,6 +124,7 @@ impl<'a> BundleUpdate<'a> {
             heads: Vec::new(),
             residuals: Vec::new(),
             fits: Vec::new(),
+            merges: Vec::new(),
             golden: None,
             precision: None,
             router: None,
@@ -158,19 +160,7 @@ impl<'a> BundleUpdate<'a> {
     /// embeddings.
     pub fn task(&mut self, task: NewTask<'a>) -> Result<&TaskFit> {
         let NewTask { name, finetuned, head, residual } = task;
-        if name.is_empty() {
-            return Err(Error::invalid("the new task's name is empty"));
-        }
-        if self.metadata.basis.tasks.iter().any(|known| known == name) {
-            return Err(Error::invalid(format!("the bundle has a task `{name}` already"))
-                .at(self.bundle.path())
-                .hint("Choose another name"));
-        }
-        if self.metadata.names.contains_key(name) {
-            return Err(Error::invalid(format!("the bundle keeps an expression as `{name}`"))
-                .at(self.bundle.path())
-                .hint("Choose another name, or forget that one"));
-        }
+        self.check_new_name(name)?;
         if let Some(head) = head {
             head.check_tower(name, self.bundle.arch())?;
             if self.bundle.heads.contains_key(name) {
@@ -184,10 +174,33 @@ impl<'a> BundleUpdate<'a> {
         let gram: Vec<f64> = (0..vectors * vectors).map(|k| span.gram.get(k / vectors, k % vectors)).collect();
         let target: Vec<f64> = (0..vectors).map(|k| span.gram.get(k, vectors)).collect();
         let (coefficients, rank) = least_squares(&gram, &target);
-        let t = self.columns.len();
-        self.columns.push(coefficients.clone());
-        self.metadata.basis.tasks.push(name.to_owned());
+        let t = self.add_column(name, coefficients.clone());
         Ok(self.add_fit(span.fit(name, coefficients, rank), t, finetuned, residual))
+    }
+
+    /// Refuses a name that the bundle has, or that is none.
+    pub(super) fn check_new_name(&self, name: &str) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::invalid("the new task's name is empty"));
+        }
+        if self.metadata.basis.tasks.iter().any(|known| known == name) {
+            return Err(Error::invalid(format!("the bundle has a task `{name}` already"))
+                .at(self.bundle.path())
+                .hint("Choose another name"));
+        }
+        if self.metadata.names.contains_key(name) {
+            return Err(Error::invalid(format!("the bundle keeps an expression as `{name}`"))
+                .at(self.bundle.path())
+                .hint("Choose another name, or forget that one"));
+        }
+        Ok(())
+    }
+
+    /// Adds a task with these coefficients; gives its index.
+    pub(super) fn add_column(&mut self, name: &str, coefficients: Vec<f64>) -> usize {
+        self.columns.push(coefficients);
+        self.metadata.basis.tasks.push(name.to_owned());
+        self.columns.len() - 1
     }
 
     /// The fits so far, in the order in which tasks and residuals were added.
@@ -223,10 +236,15 @@ impl<'a> BundleUpdate<'a> {
         finetuned: &'a Checkpoint,
         residual: Option<BlockFormat>,
     ) -> &TaskFit {
-        let index = self.fits.len();
+        let index = self.push_fit(fit);
         self.residuals.extend(residual.map(|format| NewResidual { task, finetuned, format, fit: index }));
-        self.fits.push(fit);
         &self.fits[index]
+    }
+
+    /// Notes a fit; gives its place.
+    pub(super) fn push_fit(&mut self, fit: TaskFit) -> usize {
+        self.fits.push(fit);
+        self.fits.len() - 1
     }
 
     /// The index of the task called `task`, which has coefficients and no residual yet.
@@ -266,12 +284,14 @@ impl<'a> BundleUpdate<'a> {
         let first_new = metadata.basis.residuals.len();
         let new_residuals = self.residuals.iter().map(|residual| self.metadata.basis.tasks[residual.task].clone());
         metadata.basis.residuals.extend(new_residuals);
+        metadata.basis.residuals.extend(self.merges.iter().map(|added| added.merge.name.to_owned()));
         let is_grown = !self.fits.is_empty();
         metadata.precision = self.precision.take().or(metadata.precision).filter(|_| !is_grown);
         let vectors = metadata.basis.vectors;
         let table: Vec<f64> = (0..vectors).flat_map(|m| self.columns.iter().map(move |column| column[m])).collect();
         let added = self.added_parameters()?;
         let squared_errors = RefCell::new(vec![0.0; self.residuals.len()]);
+        let squares = Squares::new(vec![(0.0, 0.0); self.merges.len()]);
 
         let is_own = self.bundle.is_at(path);
         let unchanged = || if is_own { self.bundle.check_unchanged(path) } else { Ok(()) };
@@ -298,8 +318,9 @@ impl<'a> BundleUpdate<'a> {
             }
             let is_kept =
                 |parameter: &str| self.bundle.vectors.contains_key(parameter) || added.contains_key(parameter);
+            let kept: Vec<_> = self.parameters().filter(|(parameter, _)| is_kept(parameter)).collect();
             for (r, residual) in self.residuals.iter().enumerate() {
-                for (parameter, shape) in self.parameters().filter(|(parameter, _)| is_kept(parameter)) {
+                for &(parameter, shape) in &kept {
                     let role = Role::Residual(first_new + r, parameter);
                     let format = VectorFormat::Blocks(residual.format).for_shape(shape);
                     let update = &self;
@@ -313,8 +334,11 @@ impl<'a> BundleUpdate<'a> {
                     })?);
                 }
             }
+            let first = first_new + self.residuals.len();
+            self.merge_items(first, &kept, &mut metadata, &squares, progress, &mut items)?;
             writer::write(sibling, &metadata, items).map(drop)
         })?;
+        self.measure_merges(squares);
         // What is not stored was the same in both checkpoints, up to the base's rounding.
         for (residual, error) in self.residuals.iter().zip(squared_errors.into_inner()) {
             let fit = &mut self.fits[residual.fit];
@@ -324,20 +348,22 @@ impl<'a> BundleUpdate<'a> {
     }
 
     /// The architecture's parameters with their shapes.
-    fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a [usize])> {
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a [usize])> {
         self.bundle.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 
     /// Parameters that no vector changes and a task with a residual does.
     fn added_parameters(&self) -> Result<HashMap<&'a str, &'a [usize]>> {
         let mut added = HashMap::new();
-        for (parameter, shape) in self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p)) {
+        let unchanged = || self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p));
+        for (parameter, shape) in unchanged() {
             for residual in &self.residuals {
                 if !is_same(self.tuned(residual.finetuned, parameter)?, self.base_tensor(parameter)?)? {
                     added.insert(parameter, shape);
                 }
             }
         }
+        self.add_merged(unchanged(), &mut added);
         Ok(added)
     }
 
@@ -365,19 +391,24 @@ impl<'a> BundleUpdate<'a> {
         Ok(())
     }
 
+    /// The base's weights.
+    pub(super) fn base_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.base.values().filter(|tensor| tensor.dtype().is_float())
+    }
+
     fn base_tensor(&self, parameter: &str) -> Result<&Tensor> {
         let missing = || Error::mismatch("the base lacks this parameter").at(self.bundle.path()).tensor(parameter);
         self.base.get(parameter).ok_or_else(missing)
     }
 
     /// The fine-tuned parameter: the base's, where training left it alone.
-    fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
+    pub(super) fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
         finetuned.get(parameter).map_or_else(|| self.base_tensor(parameter), Ok)
     }
 
     /// The values that the vectors are to give in a chunk of a parameter, fine-tuned minus base minus mean; and the
     /// squared norm of the task vector there.
-    fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
+    pub(super) fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
         let mut target = try_zeroed::<f32>(range.len())?;
         tuned.read_f32(range.start, &mut target)?;
         let mut base = try_zeroed::<f32>(range.len())?;
@@ -393,42 +424,8 @@ impl<'a> BundleUpdate<'a> {
         Ok((target, norm))
     }
 
-    fn vectors_of(&self, parameter: &str) -> &'a [Source] {
+    pub(super) fn vectors_of(&self, parameter: &str) -> &'a [Source] {
         self.bundle.vectors.get(parameter).map_or(&[], |sources| &sources[..self.metadata.basis.vectors])
-    }
-
-    /// The sums that least squares need, in one pass over the vectors.
-    fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
-        let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
-        let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
-        let unchanged = lacking::unchanged(&names, finetuned, self.bundle.path().display())?;
-        let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
-        let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
-        let frozen = frozen.map(|(name, tensor)| (name.as_str(), tensor.shape()));
-        same_model::check(self.bundle, finetuned, frozen)?;
-        let count = self.metadata.basis.vectors;
-        let base_norm = plausibility::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
-        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
-        // One parameter at a time, so that the chunks' sums are few.
-        for (parameter, shape) in self.parameters() {
-            let tuned = self.tuned(finetuned, parameter)?;
-            let sums = in_chunks(shape.iter().product(), self.threads, |range| {
-                let (target, norm) = self.target(tuned, parameter, &range)?;
-                if !norm.is_finite() {
-                    return Err(Error::format("a value is not finite").at(finetuned.path()));
-                }
-                let mut rows =
-                    self.vectors_of(parameter).iter().map(|vector| read(vector, &range)).collect::<Result<Vec<_>>>()?;
-                rows.resize_with(count, Vec::new);
-                rows.push(target);
-                Ok((Gram::of(&rows), norm))
-            });
-            for (gram, norm) in sums.map_err(|e| e.tensor(parameter))? {
-                total.gram.add(&gram);
-                total.norm += norm;
-            }
-        }
-        Ok(total)
     }
 
     /// The residual of a parameter, as it is stored, and the squared error that storing makes.
@@ -461,34 +458,5 @@ impl<'a> BundleUpdate<'a> {
         }
         row.resize(format.stored_bytes(numel)?, 0);
         Ok((row, total))
-    }
-}
-
-/// The sums that least squares needs of a task, over all parameters.
-struct Span {
-    /// The products of the vectors and, behind them, the target.
-    gram: Gram,
-    /// ‖τ‖².
-    norm: f64,
-    /// ‖W‖² of the base.
-    base_norm: f64,
-    /// The parameters that the fine-tuned checkpoint does not hold.
-    unchanged: Vec<String>,
-}
-
-impl Span {
-    fn fit(self, task: &str, coefficients: Vec<f64>, rank: usize) -> TaskFit {
-        let mut a = coefficients.clone();
-        a.push(-1.0);
-        TaskFit {
-            task: task.to_owned(),
-            coefficients,
-            rank,
-            norm: self.norm.sqrt(),
-            base_norm: self.base_norm.sqrt(),
-            lacking: ratio(self.gram.quadratic(&a), self.norm).sqrt(),
-            lacking_with_residual: None,
-            unchanged: self.unchanged,
-        }
     }
 }
