@@ -1,7 +1,7 @@
 //! From tasks to numbers: the recovery table of a basis, and the coefficients that an expression comes to.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use indexmap::IndexMap;
@@ -26,6 +26,8 @@ pub struct Recovery {
     pub(super) table: Vec<f64>,
     /// The task of each residual.
     pub(super) residual_tasks: Vec<usize>,
+    /// The tasks that are merges of the others, and no part of their sum.
+    merges: HashSet<usize>,
     /// The tasks' columns by name: an expression may name a thousand tasks.
     columns: HashMap<String, usize>,
     /// Expressions that are kept under a name, made of tasks and vectors alone.
@@ -84,7 +86,12 @@ impl Recovery {
     ) -> Self {
         // Should two columns have one name, the first counts.
         let columns = tasks.iter().enumerate().rev().map(|(t, task)| (task.clone(), t)).collect();
-        Self { method, tasks, vectors, table, residual_tasks, columns, named: IndexMap::new() }
+        Self { method, tasks, vectors, table, residual_tasks, merges: HashSet::new(), columns, named: IndexMap::new() }
+    }
+
+    /// With these tasks known to be merges of the others.
+    pub(super) fn with_merges(self, merges: HashSet<usize>) -> Self {
+        Self { merges, ..self }
     }
 
     /// With these expressions kept under their names.
@@ -240,7 +247,8 @@ impl Recovery {
     /// is T·mean, and no vector need be read for it.
     fn add_all(&self, lambda: f64, sum: &mut Coefficients) -> Result<()> {
         let mut all = self.zero();
-        (0..self.tasks.len()).try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
+        let mut tasks = (0..self.tasks.len()).filter(|t| !self.merges.contains(t));
+        tasks.try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
         for (m, a) in all.vectors.iter_mut().enumerate() {
             let size: f64 = self.of_vector(m).map(f64::abs).sum();
             if self.method.has_mean() && a.abs() <= 1e-5 * size {
@@ -381,6 +389,16 @@ mod tests {
         }
         let error = named.coefficients(&"bst".parse().unwrap(), &["a"]).unwrap_err().to_string();
         assert!(error.ends_with("Did you mean `best`?"), "{error}");
+    }
+
+    #[test]
+    fn a_merge_is_a_task_and_no_part_of_all() {
+        let pca = Recovery { residual_tasks: vec![2], ..recovery(Method::Pca, &[1., 2., 0., 10., 20., 0.]) };
+        let pca = pca.with_merges(HashSet::from([2]));
+        let all = coefficients(&pca, "all@0.5").unwrap();
+        assert_eq!((all.vectors, all.mean, all.residuals), (vec![1.5, 15.0], 1.0, vec![0.0]));
+        let merge = coefficients(&pca, "C@2").unwrap();
+        assert_eq!((merge.vectors, merge.mean, merge.residuals), (vec![0.0, 0.0], 2.0, vec![2.0]));
     }
 
     #[test]

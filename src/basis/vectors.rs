@@ -1,5 +1,6 @@
 //! The opened basis: its parameters, each with a source per vector, and what can be asked of them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -111,6 +112,12 @@ impl Basis {
         } = contents;
         let recovery = Recovery::new(method, tasks, vectors, table, residual_tasks);
         Self { path, vectors, has_mean, recovery, parameters, file_bytes, files }
+    }
+
+    /// This basis, of whose tasks these are merges of the others.
+    pub(crate) fn with_merges(mut self, merges: HashSet<usize>) -> Self {
+        self.recovery = self.recovery.with_merges(merges);
+        self
     }
 
     /// This basis with other vectors of a parameter: as many, of one shape.

@@ -24,7 +24,7 @@ pub struct Gram {
     /// The length of the base's weights that any task changes, where it is known.
     base_norm: Option<f64>,
     /// What each parameter that any task changes adds to the values; empty where the matrix is not of checkpoints.
-    parts: Vec<(String, DMatrix<f64>)>,
+    pub(super) parts: Vec<(String, DMatrix<f64>)>,
 }
 
 /// What a group of parameters adds to a Gram matrix.

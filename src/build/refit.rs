@@ -76,6 +76,10 @@ pub fn refit<'a>(update: &mut BundleUpdate<'a>, task: NewTask<'a>, options: &Ref
         let error = Error::unsupported(format!("task `{task}` has a residual, which is of the vectors as they are"));
         return Err(at(update, error.hint("Take the task out and add it again, without a residual")));
     }
+    if method.has_mean() && old.iter().any(|(task, _)| update.has_residual(task)) {
+        let error = Error::unsupported("residuals and merged vectors, which are of the mean as it is");
+        return Err(at(update, error.hint("Take them out first: taskbasis remove-task")));
+    }
     let span = update.products(name, head, finetuned)?;
 
     // The tasks as sums of what there is: the vectors, the mean, the new task vector.

@@ -90,6 +90,28 @@ impl Tiles {
     }
 }
 
+/// The room of one thread for a piece of one task's vector.
+#[derive(Default)]
+pub(super) struct Piece {
+    base: Vec<f32>,
+    tuned: Vec<f32>,
+}
+
+impl Piece {
+    /// The elements `range` of the vector of task `t`, in f32 as [`Tiles::read`] takes differences.
+    pub(super) fn read(&mut self, parameter: &TunedParameter, t: usize, range: Range<usize>) -> Result<&[f32]> {
+        if self.tuned.len() < range.len() {
+            self.base = try_zeroed(range.len())?;
+            self.tuned = try_zeroed(range.len())?;
+        }
+        let (base, tuned) = (&mut self.base[..range.len()], &mut self.tuned[..range.len()]);
+        parameter.base.read_f32(range.start, base)?;
+        parameter.tuned[t].read_f32(range.start, tuned)?;
+        tuned.iter_mut().zip(base).for_each(|(tuned, base)| *tuned -= *base);
+        Ok(tuned)
+    }
+}
+
 /// A matrix of zeros.
 ///
 /// # Errors

@@ -11,17 +11,17 @@ use super::chunks::{in_chunks, is_same, read};
 use super::format::{Metadata, Role};
 use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
-use super::measure::{Gram, ratio};
+use super::measure::ratio;
+use super::merge_source::{AddedMerge, Squares};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
 use super::recombine::Recombination;
-use super::same_model;
 use super::solve::least_squares;
 use super::task_fit::{Span, TaskFit};
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file_if;
 use crate::basis::plausibility;
-use crate::checkpoint::{Checkpoint, lacking};
+use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
@@ -45,13 +45,14 @@ pub struct NewTask<'a> {
 pub struct BundleUpdate<'a> {
     pub(super) bundle: &'a Bundle,
     /// The base's parameters.
-    base: IndexMap<String, Tensor>,
+    pub(super) base: IndexMap<String, Tensor>,
     pub(super) metadata: Metadata,
     /// Columns of the recovery table, all of them.
     pub(super) columns: Vec<Vec<f64>>,
     heads: Vec<(String, Head)>,
     pub(super) residuals: Vec<NewResidual<'a>>,
     pub(super) fits: Vec<TaskFit>,
+    pub(super) merges: Vec<AddedMerge<'a>>,
     /// What takes the place of the bundle's vectors.
     pub(super) recombination: Option<Recombination<'a>>,
     /// Tasks of the bundle that are taken out.
@@ -105,6 +106,7 @@ impl<'a> BundleUpdate<'a> {
             fits: Vec::new(),
             recombination: None,
             removed: Vec::new(),
+            merges: Vec::new(),
             golden: None,
             precision: None,
             router: None,
@@ -147,14 +149,26 @@ impl<'a> BundleUpdate<'a> {
         let gram: Vec<f64> = (0..vectors * vectors).map(|k| span.gram.get(k / vectors, k % vectors)).collect();
         let target: Vec<f64> = (0..vectors).map(|k| span.gram.get(k, vectors)).collect();
         let (coefficients, rank) = least_squares(&gram, &target);
-        let t = self.columns.len();
-        self.columns.push(coefficients.clone());
-        self.metadata.basis.tasks.push(name.to_owned());
+        let t = self.add_column(name, coefficients.clone());
         Ok(self.add_fit(span.fit(name, coefficients, rank), t, finetuned, residual))
     }
 
     /// Takes a new task's name and head, where they are free and fit.
     pub(super) fn check_new(&mut self, name: &str, head: Option<Head>) -> Result<()> {
+        self.check_new_name(name)?;
+        if let Some(head) = head {
+            head.check_tower(name, self.bundle.arch())?;
+            if self.bundle.heads.contains_key(name) {
+                return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
+            }
+            self.metadata.add_head(name, &head);
+            self.heads.push((name.to_owned(), head));
+        }
+        Ok(())
+    }
+
+    /// Refuses a name that the bundle has, or that is none.
+    pub(super) fn check_new_name(&self, name: &str) -> Result<()> {
         if name.is_empty() {
             return Err(Error::invalid("the new task's name is empty"));
         }
@@ -168,15 +182,14 @@ impl<'a> BundleUpdate<'a> {
                 .at(self.bundle.path())
                 .hint("Choose another name, or forget that one"));
         }
-        if let Some(head) = head {
-            head.check_tower(name, self.bundle.arch())?;
-            if self.bundle.heads.contains_key(name) {
-                return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
-            }
-            self.metadata.add_head(name, &head);
-            self.heads.push((name.to_owned(), head));
-        }
         Ok(())
+    }
+
+    /// Adds a task with these coefficients; gives its index.
+    pub(super) fn add_column(&mut self, name: &str, coefficients: Vec<f64>) -> usize {
+        self.columns.push(coefficients);
+        self.metadata.basis.tasks.push(name.to_owned());
+        self.columns.len() - 1
     }
 
     /// The fits so far, in the order in which tasks and residuals were added.
@@ -212,10 +225,15 @@ impl<'a> BundleUpdate<'a> {
         finetuned: &'a Checkpoint,
         residual: Option<BlockFormat>,
     ) -> &TaskFit {
-        let index = self.fits.len();
+        let index = self.push_fit(fit);
         self.residuals.extend(residual.map(|format| NewResidual { task, finetuned, format, fit: index }));
-        self.fits.push(fit);
         &self.fits[index]
+    }
+
+    /// Notes a fit; gives its place.
+    pub(super) fn push_fit(&mut self, fit: TaskFit) -> usize {
+        self.fits.push(fit);
+        self.fits.len() - 1
     }
 
     /// The index of the task called `task`, which has coefficients and no residual yet.
@@ -257,6 +275,7 @@ impl<'a> BundleUpdate<'a> {
         let first_new = metadata.basis.residuals.len();
         let new_residuals = self.residuals.iter().map(|residual| self.metadata.basis.tasks[residual.task].clone());
         metadata.basis.residuals.extend(new_residuals);
+        metadata.basis.residuals.extend(self.merges.iter().map(|added| added.merge.name.to_owned()));
         let is_of_others = !self.fits.is_empty() || !self.removed.is_empty();
         metadata.precision = self.precision.take().or(metadata.precision).filter(|_| !is_of_others);
         if let Some(recombination) = &self.recombination {
@@ -266,6 +285,7 @@ impl<'a> BundleUpdate<'a> {
         let table: Vec<f64> = (0..vectors).flat_map(|m| self.columns.iter().map(move |column| column[m])).collect();
         let added = self.added_parameters()?;
         let squared_errors = RefCell::new(vec![0.0; self.residuals.len()]);
+        let squares = Squares::new(vec![(0.0, 0.0); self.merges.len()]);
 
         let is_own = self.bundle.is_at(path);
         let unchanged = || if is_own { self.bundle.check_unchanged(path) } else { Ok(()) };
@@ -292,8 +312,9 @@ impl<'a> BundleUpdate<'a> {
             }
             let is_kept =
                 |parameter: &str| self.bundle.vectors.contains_key(parameter) || added.contains_key(parameter);
+            let kept: Vec<_> = self.parameters().filter(|(parameter, _)| is_kept(parameter)).collect();
             for (r, residual) in self.residuals.iter().enumerate() {
-                for (parameter, shape) in self.parameters().filter(|(parameter, _)| is_kept(parameter)) {
+                for &(parameter, shape) in &kept {
                     let role = Role::Residual(first_new + r, parameter);
                     let format = VectorFormat::Blocks(residual.format).for_shape(shape);
                     let update = &self;
@@ -307,8 +328,11 @@ impl<'a> BundleUpdate<'a> {
                     })?);
                 }
             }
+            let first = first_new + self.residuals.len();
+            self.merge_items(first, &kept, &mut metadata, &squares, progress, &mut items)?;
             writer::write(sibling, &metadata, items).map(drop)
         })?;
+        self.measure_merges(squares);
         // What is not stored was the same in both checkpoints, up to the base's rounding.
         for (residual, error) in self.residuals.iter().zip(squared_errors.into_inner()) {
             let fit = &mut self.fits[residual.fit];
@@ -342,7 +366,8 @@ impl<'a> BundleUpdate<'a> {
     /// Parameters that no vector changes and a task with a residual does.
     fn added_parameters(&self) -> Result<HashMap<&'a str, &'a [usize]>> {
         let mut added = HashMap::new();
-        for (parameter, shape) in self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p)) {
+        let unchanged = || self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p));
+        for (parameter, shape) in unchanged() {
             let refitted = self.recombination.iter().map(|recombination| recombination.finetuned);
             for finetuned in self.residuals.iter().map(|residual| residual.finetuned).chain(refitted) {
                 if !is_same(self.tuned(finetuned, parameter)?, self.base_tensor(parameter)?)? {
@@ -350,6 +375,7 @@ impl<'a> BundleUpdate<'a> {
                 }
             }
         }
+        self.add_merged(unchanged(), &mut added);
         Ok(added)
     }
 
@@ -377,6 +403,11 @@ impl<'a> BundleUpdate<'a> {
             items.push(vector_item(role, format, shape, count, blocks, move |sink| sink.zeros(bytes))?);
         }
         Ok(())
+    }
+
+    /// The base's weights.
+    pub(super) fn base_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.base.values().filter(|tensor| tensor.dtype().is_float())
     }
 
     pub(super) fn base_tensor(&self, parameter: &str) -> Result<&Tensor> {
@@ -418,42 +449,6 @@ impl<'a> BundleUpdate<'a> {
     /// no vector changes it.
     pub(super) fn sources_of(&self, parameter: &str, count: usize) -> &'a [Source] {
         self.bundle.vectors.get(parameter).map_or(&[], |sources| &sources[..count])
-    }
-
-    /// The sums that least squares need, in one pass over the vectors. Where PCA's mean is `apart` it is a row behind
-    /// them, and the target the task vector as it is.
-    pub(super) fn span(&self, finetuned: &Checkpoint, apart: bool) -> Result<Span> {
-        let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
-        let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
-        let unchanged = lacking::unchanged(&names, finetuned, self.bundle.path().display())?;
-        let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
-        let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
-        let frozen = frozen.map(|(name, tensor)| (name.as_str(), tensor.shape()));
-        same_model::check(self.bundle, finetuned, frozen)?;
-        let basis = &self.bundle.metadata.basis;
-        let count = basis.vectors + usize::from(apart && basis.mean);
-        let base_norm = plausibility::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
-        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
-        // One parameter at a time, so that the chunks' sums are few.
-        for (parameter, shape) in self.parameters() {
-            let tuned = self.tuned(finetuned, parameter)?;
-            let sums = in_chunks(shape.iter().product(), self.threads, |range| {
-                let (target, norm) = self.target(tuned, parameter, &range, !apart)?;
-                if !norm.is_finite() {
-                    return Err(Error::format("a value is not finite").at(finetuned.path()));
-                }
-                let rows = self.sources_of(parameter, count).iter().map(|vector| read(vector, &range));
-                let mut rows = rows.collect::<Result<Vec<_>>>()?;
-                rows.resize_with(count, Vec::new);
-                rows.push(target);
-                Ok((Gram::of(&rows), norm))
-            });
-            for (gram, norm) in sums.map_err(|e| e.tensor(parameter))? {
-                total.gram.add(&gram);
-                total.norm += norm;
-            }
-        }
-        Ok(total)
     }
 
     /// The residual of a parameter, as it is stored, and the squared error that storing makes.

@@ -292,6 +292,8 @@ pub(super) struct Metadata {
     /// The inputs of the graph in the bundle, where it is to be run.
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
+    /// The tasks that are merges of the others, each with how it was made.
+    pub(super) merges: BTreeMap<String, String>,
     /// Expressions that are kept under a name.
     pub(super) names: BTreeMap<String, String>,
     pub(super) preprocess: PreprocessRecord,
@@ -339,6 +341,7 @@ impl Metadata {
             classes: field(metadata, key::CLASSES)?,
             graph: optional(metadata, key::GRAPH)?,
             lambda: field(metadata, key::LAMBDA)?,
+            merges: optional(metadata, key::MERGES)?.unwrap_or_default(),
             names: optional(metadata, key::NAMES)?.unwrap_or_default(),
             preprocess,
             precision: optional(metadata, key::PRECISION)?,
@@ -390,6 +393,9 @@ impl Metadata {
                 _ => return fail(format!("a residual for `{task}`, which is no task of the basis or has one already")),
             }
         }
+        if let Some(name) = self.merges.keys().find(|name| !residuals.contains(name)) {
+            return fail(format!("a merge `{name}`, which has no residual"));
+        }
         if *mean != (method.has_mean()) {
             return fail(format!("a {method} basis {} a mean", if *mean { "has not" } else { "has" }));
         }
@@ -430,6 +436,9 @@ impl Metadata {
             all.push((key::GRAPH, text(map)?));
         }
         all.push((key::LAMBDA, text(&self.lambda)?));
+        if !self.merges.is_empty() {
+            all.push((key::MERGES, text(&self.merges)?));
+        }
         if !self.names.is_empty() {
             all.push((key::NAMES, text(&self.names)?));
         }
@@ -443,7 +452,7 @@ impl Metadata {
 }
 
 /// All keys that version 1 knows.
-const KNOWN_KEYS: [&str; 15] = [
+const KNOWN_KEYS: [&str; 16] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -454,6 +463,7 @@ const KNOWN_KEYS: [&str; 15] = [
     key::ENCODER,
     key::GRAPH,
     key::LAMBDA,
+    key::MERGES,
     key::NAMES,
     key::PREPROCESS,
     key::TOWER,

@@ -18,6 +18,7 @@ pub(super) mod key {
     pub(in super::super) const CLASSES: &str = "taskbasis.classes";
     pub(in super::super) const ENCODER: &str = "taskbasis.encoder";
     pub(in super::super) const GRAPH: &str = "taskbasis.graph";
+    pub(in super::super) const MERGES: &str = "taskbasis.merges";
     pub(in super::super) const NAMES: &str = "taskbasis.names";
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";

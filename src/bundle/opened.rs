@@ -281,6 +281,9 @@ impl Bundle {
             file_bytes: self.file_bytes(),
             files: vec![self.path().to_path_buf()],
         });
+        let merges = self.metadata.merges.keys();
+        let merges = merges.filter_map(|name| self.tasks().iter().position(|task| task == name)).collect();
+        let basis = basis.with_merges(merges);
         basis.with_names(self.metadata.named().map_err(in_file)?).map_err(in_file)
     }
 

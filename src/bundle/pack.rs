@@ -18,6 +18,7 @@ use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord
 use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, RecoveryErrors, encode};
+use super::merge_source::NewMerge;
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
 pub use super::stored_base::BaseFormat;
@@ -53,6 +54,7 @@ pub struct Packer<'a> {
     preprocess: Preprocess,
     graph: Option<(Vec<u8>, GraphMap)>,
     residuals: Vec<WantedResidual>,
+    merges: Vec<NewMerge<'a>>,
     costs: RefCell<Option<FormatCosts>>,
     threads: usize,
     /// What is computed with the written file and then put into it.
@@ -100,6 +102,8 @@ pub struct PackReport {
     pub base_error: Option<f64>,
     /// The tasks whose fine-tuned checkpoints were given for a residual, with what the vectors lack of them.
     pub residuals: Vec<TaskFit>,
+    /// The merged vectors, with what storing cost of them.
+    pub merges: Vec<TaskFit>,
     /// What was measured of precisions; `None` where nothing was.
     pub precision: Option<PrecisionMeasure>,
     /// The formats, each with the number of parameters that have it.
@@ -158,6 +162,7 @@ impl<'a> Packer<'a> {
             preprocess,
             graph: None,
             residuals: Vec::new(),
+            merges: Vec::new(),
             computed: Computed::default(),
             costs: RefCell::new(None),
             threads: 0,
@@ -245,6 +250,12 @@ impl<'a> Packer<'a> {
         Ok(self)
     }
 
+    /// Keeps a merged vector ([`BundleUpdate::merge`]).
+    pub fn merge(&mut self, merge: NewMerge<'a>) -> &mut Self {
+        self.merges.push(merge);
+        self
+    }
+
     /// Threads; 0, the default, means one per processor. The bytes do not depend on them.
     pub fn threads(&mut self, threads: usize) -> &mut Self {
         self.threads = threads;
@@ -328,7 +339,7 @@ impl<'a> Packer<'a> {
         }
         writer::write(path, &metadata, items)?;
 
-        let residuals = self.add_residuals(path)?;
+        let (residuals, merges) = self.add_residuals(path)?;
         let precision = self.add_computed(path)?;
         let bundle = Bundle::open(path)?;
         let of_kind = |kinds: &[&str]| {
@@ -351,16 +362,17 @@ impl<'a> Packer<'a> {
             errors: RecoveryErrors::of(self.basis, &vectors, &errors),
             base_error: self.base_format.stored().map(|_| rounding.get().relative()),
             residuals,
+            merges,
             precision,
             formats: formats.count().into_iter().map(|(format, n)| (format.name().to_owned(), n)).collect(),
             left_out: others.filter(|(_, parameter)| parameter.is_changed()).count(),
         })
     }
 
-    /// Adds the residuals that are worth it to the bundle at `path`.
-    fn add_residuals(&self, path: &Path) -> Result<Vec<TaskFit>> {
-        if self.residuals.is_empty() {
-            return Ok(Vec::new());
+    /// Adds the residuals that are worth it, and the merges, to the bundle at `path`: the fits of both.
+    fn add_residuals(&self, path: &Path) -> Result<(Vec<TaskFit>, Vec<TaskFit>)> {
+        if self.residuals.is_empty() && self.merges.is_empty() {
+            return Ok(Default::default());
         }
         let bundle = Bundle::open(path)?;
         let mut update = BundleUpdate::new(&bundle, (self.base_format == BaseFormat::LeftOut).then_some(self.base))?;
@@ -373,12 +385,16 @@ impl<'a> Packer<'a> {
             }
             fitted.push(fit);
         }
-        let stored = update.write(path, &[], &|_| {})?;
+        for merge in &self.merges {
+            update.merge(*merge)?;
+        }
+        let mut stored = update.write(path, &[], &|_| {})?;
+        let merges = stored.split_off(stored.len() - self.merges.len());
         for fit in &mut fitted {
             let stored = stored.iter().find(|stored| stored.task == fit.task);
             fit.lacking_with_residual = stored.and_then(|stored| stored.lacking_with_residual);
         }
-        Ok(fitted)
+        Ok((fitted, merges))
     }
 
     fn metadata(&self) -> Result<Metadata> {
@@ -404,6 +420,7 @@ impl<'a> Packer<'a> {
             blocks: HashMap::new(),
             classes: HashMap::new(),
             graph: self.graph.as_ref().map(|(_, map)| map.clone()),
+            merges: BTreeMap::new(),
             names: BTreeMap::new(),
             lambda: self.lambdas,
             preprocess: PreprocessRecord::of(&self.preprocess),

@@ -39,6 +39,7 @@ impl BundleUpdate<'_> {
         basis.residuals.retain(|known| known != task);
         self.metadata.classes.remove(task);
         self.metadata.heads.remove(task);
+        self.metadata.merges.remove(task);
         for residual in self.residuals.iter_mut().filter(|residual| residual.task > t) {
             residual.task -= 1;
         }

@@ -12,6 +12,7 @@ mod golden_embedding;
 mod graph;
 mod growth;
 mod hostile;
+mod merges;
 mod names;
 mod other_encoders;
 mod program;

@@ -350,7 +350,8 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     usage(&["classify", "--base", "x", "--task", "A", "--top", "0", "y.png"], &["'0' for '--top"]);
     usage(&["pull", "owner"], &["`owner` is no repository: expected OWNER/REPO"]);
     // One limit wherever there are threads.
-    for command in ["embed", "eval", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"] {
+    for command in ["embed", "eval", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build", "merge"]
+    {
         let most = taskbasis::kernel::max_threads();
         let told = format!("{} is not in 0..={most}", most + 1);
         usage(&[command, "--threads", &(most + 1).to_string()], &[&told]);

@@ -17,6 +17,7 @@ fn command(words: &str) -> (Option<i32>, String) {
         "bind" => model,
         "reconstruct" => "--basis no/basis --weights base -o no/out.safetensors",
         "add-task" => "--task A=no/a.pt",
+        "merge" => "--base no/base.pt --tasks-dir no/tasks -o no/out.safetensors",
         "analyze" => "--base no/base.pt --tasks-dir no/tasks",
         "serve" => "no/model.taskbasis",
         other => panic!("{other}"),
@@ -69,6 +70,13 @@ fn a_folder_and_a_bundle_take_what_they_can_hold() {
         understood(&format!("build -o no/out.taskbasis {option}"));
     }
     refused("build -o no/out.taskbasis --model ViT-B-32", &["'--model <NAME>'", "bundle", "method_info.json"]);
+    for option in ["--merge x=ties", "--merge x=ties --merge-format q8"] {
+        refused(&format!("build -o no/folder {option}"), &["'--merge <", "a folder", "'taskbasis merge'"]);
+        understood(&format!("build -o no/out.taskbasis {option}"));
+    }
+    refused("build -o no/out.taskbasis --merge-format q8", &["--merge <"]);
+    refused("merge --method tyes", &["'tyes'", "Did you mean `ties`?"]);
+    understood("merge --method ties:keep=0.1 --lambda -0.5");
     for understands in ["--threads 2", "--model ViT-B-32", "--seed 3", "--keep 0.9", "--method random-sample --seed 3"]
     {
         understood(&format!("build -o no/folder {understands}"));

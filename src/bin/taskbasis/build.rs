@@ -7,15 +7,15 @@ use std::time::Instant;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use serde_json::{Map, Value, json};
-use taskbasis::build::{Activation, AutoencoderForm, Family, Fit, WriteOptions};
-use taskbasis::{Method, PartialFolder, Result};
+use taskbasis::build::{Activation, AutoencoderForm, Family, Fit, Gram, WriteOptions};
+use taskbasis::{BlockFormat, Error, Method, PartialFolder, Result, VectorFormat};
 
 use crate::args::EncoderArgs;
 use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option, options};
 use crate::family::{FamilyArgs, SEED_OF_PCA, all_methods};
 use crate::output;
-use crate::pack::{Built, BundleArgs};
+use crate::pack::{Built, BundleArgs, Merges, NamedMerge};
 use crate::paths::{self, OutPath};
 
 /// Make a basis of fine-tuned checkpoints: a folder in the published layout, or a bundle (-o model.taskbasis).
@@ -61,6 +61,16 @@ pub struct Build {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
+    /// A merged vector of the tasks to keep in the bundle, a task of this name from then on: magmax, ties, dare, stock,
+    /// tall, consensus, tsv, iso-c, iso-cts or wudi, with options as in `ties:keep=0.2,by=sum`. May be given several
+    /// times.
+    #[arg(long = "merge", value_name = "NAME=METHOD[:KEY=VALUE,…]")]
+    merges: Vec<NamedMerge>,
+
+    /// How to store merged vectors, where not as --format says.
+    #[arg(long, value_name = "FORMAT", requires = "merges")]
+    merge_format: Option<VectorFormat>,
+
     #[command(flatten, next_help_heading = "For a bundle, and threads")]
     bundle: BundleArgs,
 }
@@ -85,6 +95,14 @@ impl FromStr for Vectors {
             _ => Err("expected a number of vectors, or `auto`".into()),
         }
     }
+}
+
+/// What is written.
+struct Fitted {
+    family: Family,
+    gram: Gram,
+    fit: Fit,
+    began: Instant,
 }
 
 impl Build {
@@ -113,10 +131,14 @@ impl Build {
     }
 
     fn of_folder(&self, given: &Given<'_>) -> Refused {
+        let merged = [option!(Self, merges), option!(Self, merge_format)];
+        let alone = "is of bundles, and the output is a folder: 'taskbasis merge' writes a merged checkpoint";
         // Of `--built-graph` `BundleArgs::check` has more to say.
         let of_both = [option!(EncoderArgs, threads), option!(EncoderArgs, built_graph)];
         let of_bundles = options::<BundleArgs>().into_iter().filter(|id| !of_both.contains(id));
-        given.first(of_bundles, "is of bundles, and the output is a folder: name it `model.taskbasis`")
+        given
+            .first(merged, alone)
+            .or_else(|| given.first(of_bundles, "is of bundles, and the output is a folder: name it `model.taskbasis`"))
     }
 
     /// Whether it writes a bundle, and not a folder.
@@ -135,7 +157,7 @@ impl Build {
             // The name without what marks it as a folder's.
             paths::lock_file(&self.output.components().collect::<PathBuf>())?;
         }
-        let (text, json) = self.write(&self.output, &self.output)?;
+        let (text, json) = self.write(&self.fitted()?, &self.output, &self.output)?;
         let told = if as_json { output::json(&json) } else { output::text(&text) };
         told.map_err(output::after_writing(&self.output))
     }
@@ -144,29 +166,47 @@ impl Build {
     fn bundle(self, as_json: bool) -> Result<()> {
         paths::lock_file(&self.output)?;
         let finetuned: Vec<_> = self.family.files()?.into_iter().map(|file| (file.name, file.path)).collect();
+        self.check_merges(finetuned.iter().map(|(name, _)| name.as_str()).collect())?;
         let around = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let partial = PartialFolder::in_folder(around)?;
         let folder = partial.path().join("basis");
         let output = self.output.clone();
-        let built = self.write(&folder, &self.output).and_then(|(text, json)| {
-            let built = Built { text, json, finetuned };
+        let fitted = self.fitted().map_err(|e| e.about(partial.path(), &output))?;
+        let built = self.write(&fitted, &folder, &self.output).and_then(|(text, json)| {
+            let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+            let format = self.merge_format.or(self.bundle.format).unwrap_or(q4);
+            let Fitted { family, gram, .. } = fitted;
+            let merges = (!self.merges.is_empty()).then_some(Merges { family, gram, named: self.merges, format });
+            let built = Built { text, json, finetuned, merges };
             self.bundle.packing(&folder, self.family.base, self.output.into(), built).run(as_json)
         });
         built.map_err(|e| e.about(partial.path(), &output))
     }
 
-    /// Makes the basis as `folder`, and tells of it under the name `shown`.
-    fn write(&self, folder: &Path, shown: &Path) -> Result<(String, Value)> {
+    /// Refuses merges that could not be kept, or not be computed, before any work.
+    fn check_merges<'a>(&'a self, mut names: Vec<&'a str>) -> Result<()> {
+        let tasks = names.clone();
+        for NamedMerge { name, merge } in &self.merges {
+            merge.check(&tasks)?;
+            if names.contains(&name.as_str()) {
+                return Err(Error::invalid(format!("a task or another merge is called `{name}` already"))
+                    .hint("Give the merged vector another name"));
+            }
+            names.push(name);
+        }
+        Ok(())
+    }
+
+    fn fitted(&self) -> Result<Fitted> {
         let threads = self.bundle.encoder.threads;
         let began = Instant::now();
         let family = self.family.open()?;
         let gram = self.family.gram(&family, threads)?;
-        let method = self.method;
         let vectors = match self.vectors {
             Vectors::Exactly(vectors) => vectors,
-            Vectors::Auto => gram.vectors_for(self.keep, method == Method::Pca)?,
+            Vectors::Auto => gram.vectors_for(self.keep, self.method == Method::Pca)?,
         };
-        let fit = match method {
+        let fit = match self.method {
             Method::Random => {
                 let bar = output::progress(family.parameter_count(), "drawing the vectors");
                 let fit = Fit::random(&family, &gram, vectors, self.seed, threads, &|done| bar.inc(done));
@@ -177,13 +217,21 @@ impl Build {
                 let form = AutoencoderForm { encoder: self.ae_encoder, w: self.w_activation };
                 Fit::autoencoder_of(&gram, vectors, self.seed, form)?
             }
-            _ => Fit::of(method, &gram, vectors, self.seed)?,
+            _ => Fit::of(self.method, &gram, vectors, self.seed)?,
         };
+        Ok(Fitted { family, gram, fit, began })
+    }
+
+    /// Writes the basis as `folder`, and tells of it under the name `shown`.
+    fn write(&self, fitted: &Fitted, folder: &Path, shown: &Path) -> Result<(String, Value)> {
+        let Fitted { family, gram, fit, began } = fitted;
+        let (method, vectors) = (self.method, fit.vectors());
+        let threads = self.bundle.encoder.threads;
         let left_out = self.family.left_out_json()?;
-        let bar = output::progress(family.output_bytes(&fit) as usize, "writing the vectors");
+        let bar = output::progress(family.output_bytes(fit) as usize, "writing the vectors");
         let advance = |bytes| bar.inc(bytes);
         let options = WriteOptions { threads, model: self.model.as_deref(), progress: Some(&advance) };
-        family.write_basis(&fit, folder, &options)?;
+        family.write_basis(fit, folder, &options)?;
         bar.finish_and_clear();
         let seconds = began.elapsed().as_secs_f64();
 
@@ -193,7 +241,7 @@ impl Build {
         let selected: Vec<&str> = fit.selected().iter().map(|&t| tasks[t]).collect();
         let json = json!({
             "output": shown, "method": method.to_string(), "tasks": tasks, "vectors": vectors,
-            "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
+            "parameters": family.parameter_count(), "bytes": family.output_bytes(fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
             "left_out": left_out, "differences": family.differences(),
             "doubts": gram.doubts(),
@@ -210,7 +258,7 @@ impl Build {
             shown.display(),
             output::counted(vectors, "vector"),
             output::counted(tasks.len(), "task"),
-            output::bytes(family.output_bytes(&fit)),
+            output::bytes(family.output_bytes(fit)),
             output::table(&rows),
         );
         Ok((text, json))

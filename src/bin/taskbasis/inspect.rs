@@ -171,6 +171,7 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) -> Result<()> {
     };
     value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
     value["residuals"] = json!(bundle.residuals());
+    value["merges"] = bundle.merges().map(|(name, method)| (name.to_owned(), json!(method))).collect();
     value["names"] = bundle.names().map(|(name, expr)| (name.to_owned(), json!(expr))).collect();
     value["router"] = match Router::of_bundle(bundle)? {
         None => Value::Null,
@@ -189,7 +190,7 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) -> Result<()> {
 }
 
 fn bundle_text(bundle: &Bundle) -> Result<String> {
-    let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let list = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let lambdas = bundle.lambdas();
     let lambda = [("task", lambdas.task), ("merged", lambdas.merged), ("all", lambdas.all)]
         .into_iter()
@@ -224,13 +225,14 @@ fn bundle_text(bundle: &Bundle) -> Result<String> {
         None => "\nprecision     f32: no other was measured\n".to_owned(),
     };
     Ok(format!(
-        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\nnames         {}\nrouter        {router}\n\
+        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\nmerges        {}\nnames         {}\nrouter        {router}\n\
          suggested λ   {}\nwritten by    {}\n\n{}{precision}",
         bundle.arch(),
         bundle.fingerprint(),
-        list(bundle.head_tasks().collect()),
-        list(bundle.residuals().iter().map(String::as_str).collect()),
-        list(bundle.names().map(|(name, _)| name).collect()),
+        list(bundle.head_tasks().map(str::to_owned).collect()),
+        list(bundle.residuals().to_vec()),
+        list(bundle.merges().map(|(name, method)| format!("{name} ({method})")).collect()),
+        list(bundle.names().map(|(name, _)| name.to_owned()).collect()),
         if lambda.is_empty() { "none".to_owned() } else { lambda.join(", ") },
         bundle.writer(),
         table(&rows),

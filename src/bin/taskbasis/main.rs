@@ -21,6 +21,7 @@ mod gate;
 mod heads;
 mod input;
 mod inspect;
+mod merge;
 mod name;
 mod pack;
 mod pull;
@@ -74,7 +75,8 @@ enum Command {
     #[cfg(feature = "serve")]
     Serve(Box<serve::Serve>),
     Heads(heads::Heads),
-    Build(build::Build),
+    Build(Box<build::Build>),
+    Merge(merge::MergeTasks),
     Analyze(analyze::Analyze),
     Bind(bind::Bind),
     Export(export::Export),
@@ -99,6 +101,7 @@ impl Options for Program {
             | Command::Reconstruct(_)
             | Command::Extract(_)
             | Command::Bench(_)
+            | Command::Merge(_)
             | Command::RemoveTask(_)
             | Command::Name(_) => None,
             Command::Embed(command) => command.conflict(given),
@@ -168,6 +171,7 @@ fn run() -> Result<()> {
         Command::Serve(command) => command.run(json),
         Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
+        Command::Merge(command) => command.run(json),
         Command::Analyze(command) => command.run(json),
         Command::Bind(command) => command.run(json),
         Command::Export(command) => command.run(json),

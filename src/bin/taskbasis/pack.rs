@@ -1,5 +1,6 @@
 //! `taskbasis pack`
 
+mod built;
 mod engine;
 mod report;
 
@@ -25,6 +26,8 @@ use crate::paths::{BasePath, InPath, OutFile};
 use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
+
+pub use self::built::{Built, Merges, NamedMerge};
 
 /// Pack a basis folder and its base into one small file, a bundle.
 ///
@@ -91,7 +94,7 @@ pub struct BundleArgs {
 
     /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3 or q2. q4 where nothing is said.
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop"])]
-    format: Option<VectorFormat>,
+    pub format: Option<VectorFormat>,
 
     /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its
     /// norm.
@@ -147,13 +150,6 @@ pub struct BundleArgs {
 
     #[command(flatten)]
     pub encoder: EncoderArgs,
-}
-
-/// The basis that `build` made to be packed, which is gone when the bundle is there.
-pub struct Built {
-    pub text: String,
-    pub json: serde_json::Value,
-    pub finetuned: Vec<(String, PathBuf)>,
 }
 
 /// The flags of the command are its bundle's.
@@ -232,6 +228,8 @@ impl Pack {
         } else {
             tower.assumed_images().iter().for_each(|note| output::note(note));
         }
+        let merges = self.built.as_ref().and_then(|built| built.merges.as_ref());
+        let merged = merges.map(|merges| merges.vectors(self.encoder.threads)).transpose()?.unwrap_or_default();
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
         packer.base_format(self.base_format).threads(self.encoder.threads).lambdas(self.lambdas()?);
         let graph = self.graph()?;
@@ -259,6 +257,10 @@ impl Pack {
             (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
             _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
         };
+        // Trials of formats need none of them.
+        for merged in &merged {
+            packer.merge(merged.to_be_kept());
+        }
         packer.golden(self.golden()?);
         if let Some(gate) = gate {
             packer.gate(gate, gate::progress())?;
@@ -269,8 +271,8 @@ impl Pack {
         let accuracies = before.as_deref().zip(after.as_deref());
         let told = if as_json {
             let mut json = report::json(&self.output, &report, accuracies);
-            if let Some(built) = self.built {
-                json["built"] = built.json;
+            if let Some(built) = &self.built {
+                json["built"] = built.json.clone();
             }
             output::json(&json)
         } else {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use taskbasis::PackReport;
+use taskbasis::{PackReport, Visible};
 
 use crate::accuracy::Accuracy;
 use crate::{gate, output};
@@ -78,7 +78,12 @@ pub fn text(path: &Path, report: &PackReport, accuracies: Accuracies<'_>) -> Str
             text += &format!(", with its residual {}", percent(lacking));
         }
     }
-    if !report.residuals.is_empty() {
+    for fit in &report.merges {
+        let lost = fit.lacking_with_residual.map(percent).unwrap_or_default();
+        text +=
+            &format!("\nmerged vector {}: ‖τ‖ = {:.4}, stored with an error of {lost}", Visible(&fit.task), fit.norm);
+    }
+    if !report.residuals.is_empty() || !report.merges.is_empty() {
         text += "\n";
     }
     text += &report.precision.as_ref().map(gate::text).unwrap_or_default();
