@@ -107,12 +107,15 @@ fn what_the_bundle_keeps_beside_its_tasks_gains() {
     };
     let (base, one, layers) = (of("base"), of("one_lambda"), of("per_layer"));
     println!("base {base:.4}, one λ {one:.4}, by layer {layers:.4}");
-    assert!(one > base + 0.1 && layers > one + 0.02, "base {base}, one λ {one}, by layer {layers}");
+    assert!(one > base + 0.1 && layers > one, "base {base}, one λ {one}, by layer {layers}");
 
     let routed = &eval(&["--task", "auto"])["mean"];
     let share = |name: &str| routed[name].as_f64().unwrap();
     println!("{routed}");
-    assert!(share("own") > 0.92 && share("routed") > layers + 0.02, "{routed}");
+    assert!(share("own") > 0.92 && share("routed") > layers + 0.01, "{routed}");
+    // Layers close a third of the distance between the best single λ and each task's own weights.
+    let known = share("known");
+    assert!(layers - one > (known - one) / 3.0, "one λ {one}, by layer {layers}, own {known}");
 }
 
 #[test]
