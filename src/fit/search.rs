@@ -299,7 +299,14 @@ impl Search<'_> {
         let mut found = Vec::new();
         for pull in pulls {
             steps = self.descents(&linears, &from, groups, pull, steps)?;
-            let candidate = self.candidate(round, pull, &from, groups, &steps, 1.0)?;
+            let mut candidate = self.candidate(round, pull, &from, groups, &steps, 1.0)?;
+            // Further than the linearised logits reach, even what is fitted gets worse.
+            for halving in 1..=HALVINGS {
+                if candidate.training.loss <= from.training.loss {
+                    break;
+                }
+                candidate = self.candidate(round, pull, &from, groups, &steps, 0.5f64.powi(halving as i32))?;
+            }
             let loss = candidate.validation.loss;
             found.push(candidate);
             if loss < least {
