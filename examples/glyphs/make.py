@@ -181,7 +181,7 @@ def arithmetic(program, bundle, data, best, fit):
     if not fit.exists():
         subprocess.run([program, "fit", *of, "--groups", "layer", "--shots", str(recipe.SHOTS), "-o", fit], check=True)
     subprocess.run([program, "name", bundle, f"one_lambda=all@{best}", f"per_layer=@{fit}"], check=True)
-    subprocess.run([program, "route", *of, "--shots", "528", "--components", "32", "--features", "per_layer",
+    subprocess.run([program, "route", *of, "--shots", "528", "--hidden", "--features", "per_layer",
                     "--fallback", "per_layer", "--keep"], check=True)
 
 
