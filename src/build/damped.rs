@@ -14,16 +14,16 @@ use super::autoencoder::{
 };
 use crate::descent::minimise;
 
-/// Rounding errors may come back as many times larger, in length: families that were looked at come to 1 to 2.
-const MAX_GAIN: f64 = 5.0;
-/// ρ: between what q6 and q4 lose.
-const ROUNDING: f64 = 0.05;
+/// What rounding may cost of the tasks' length. Families that were looked at multiply it by 1 to 2, which even q3 can
+/// afford.
+const MAX_COST: f64 = 0.4;
 
-/// The columns that were found, or, where they would multiply rounding errors by too much, others.
-pub(super) fn damped(gram: &DMatrix<f64>, found: FoundColumns, seed: u32) -> FoundColumns {
+/// The columns that were found, or, where they would multiply rounding errors by too much, others. `rounding` is ρ, the
+/// share of its length that a vector loses by being stored.
+pub(super) fn damped(gram: &DMatrix<f64>, found: FoundColumns, seed: u32, rounding: f64) -> FoundColumns {
     let g = gram / gram.trace();
     let gain = gain(&g, &found.b, &best_w(&g, &found.b));
-    if gain <= MAX_GAIN {
+    if rounding * gain <= MAX_COST {
         return found;
     }
     let (tasks, vectors) = found.b.shape();
@@ -32,16 +32,16 @@ pub(super) fn damped(gram: &DMatrix<f64>, found: FoundColumns, seed: u32) -> Fou
     let mut best: Option<(f64, DMatrix<f64>)> = None;
     for _ in 0..MAX_STARTS {
         let start: Vec<f64> = (0..tasks * vectors).map(|_| START_DEVIATION * normal(&mut random)).collect();
-        let objective = |z: &[f64]| value_and_gradient(&g, &DMatrix::from_column_slice(tasks, vectors, z));
+        let objective = |z: &[f64]| value_and_gradient(&g, &DMatrix::from_column_slice(tasks, vectors, z), rounding);
         let ended = minimise(start, f64::NEG_INFINITY, MAX_ITERATIONS, objective);
         iterations += ended.iterations;
-        let (value, _) = value_and_gradient(&g, &DMatrix::from_column_slice(tasks, vectors, &ended.at));
+        let (value, _) = objective(&ended.at);
         if best.as_ref().is_none_or(|(least, _)| value < *least) {
             best = Some((value, softmax(&DMatrix::from_column_slice(tasks, vectors, &ended.at))));
         }
     }
     let b = best.map_or(found.b, |(_, b)| b);
-    let w = damped_w(&g, &b);
+    let w = damped_w(&g, &b, rounding);
     tracing::debug!(gain, damped = self::gain(&g, &b, &w), "nearly parallel vectors");
     FoundColumns { b, w: Some(w), iterations }
 }
@@ -55,26 +55,26 @@ fn gain(g: &DMatrix<f64>, b: &DMatrix<f64>, w: &DMatrix<f64>) -> f64 {
 }
 
 /// K + ρ²D.
-fn damped_products(g: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+fn damped_products(g: &DMatrix<f64>, b: &DMatrix<f64>, rounding: f64) -> DMatrix<f64> {
     let mut k = b.transpose() * g * b;
-    (0..k.nrows()).for_each(|m| k[(m, m)] *= 1.0 + ROUNDING * ROUNDING);
+    (0..k.nrows()).for_each(|m| k[(m, m)] *= 1.0 + rounding * rounding);
     k
 }
 
 /// The best W for what rounding leaves of the vectors.
-fn damped_w(g: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+fn damped_w(g: &DMatrix<f64>, b: &DMatrix<f64>, rounding: f64) -> DMatrix<f64> {
     let bt_g = b.transpose() * g;
     // Positive definite, but for a vector of length 0.
-    damped_products(g, b).cholesky().map_or_else(|| best_w(g, b), |factors| factors.solve(&bt_g))
+    damped_products(g, b, rounding).cholesky().map_or_else(|| best_w(g, b), |factors| factors.solve(&bt_g))
 }
 
 /// J at B = softmax(z), and its gradient by z.
-fn value_and_gradient(g: &DMatrix<f64>, z: &DMatrix<f64>) -> (f64, Vec<f64>) {
+fn value_and_gradient(g: &DMatrix<f64>, z: &DMatrix<f64>, rounding: f64) -> (f64, Vec<f64>) {
     let b = softmax(z);
-    let w = damped_w(g, &b);
+    let w = damped_w(g, &b, rounding);
     let value = g.trace() - (&w * g * &b).trace();
     let mut products = &w * w.transpose();
-    (0..products.nrows()).for_each(|m| products[(m, m)] *= 1.0 + ROUNDING * ROUNDING);
+    (0..products.nrows()).for_each(|m| products[(m, m)] *= 1.0 + rounding * rounding);
     let by_b = 2.0 * g * (&b * products - w.transpose());
     (value, through_softmax(&by_b, &b).as_slice().to_vec())
 }
@@ -100,13 +100,13 @@ mod tests {
     fn the_gradient_is_that_of_the_value() {
         let g = DMatrix::from_row_slice(7, 7, &THIN);
         let z = DMatrix::from_fn(7, 3, |i, j| ((i * 5 + j * 3) % 7) as f64 * 0.3 - 0.9);
-        let (_, gradient) = value_and_gradient(&g, &z);
+        let (_, gradient) = value_and_gradient(&g, &z, 0.087);
         for at in [0, 4, 9, 13, 20] {
             let mut moved = z.clone();
             moved[at] += 1e-6;
-            let above = value_and_gradient(&g, &moved).0;
+            let above = value_and_gradient(&g, &moved, 0.087).0;
             moved[at] -= 2e-6;
-            let slope = (above - value_and_gradient(&g, &moved).0) / 2e-6;
+            let slope = (above - value_and_gradient(&g, &moved, 0.087).0) / 2e-6;
             assert!((slope - gradient[at]).abs() < 1e-7, "{at}: {slope} beside {}", gradient[at]);
         }
     }
@@ -116,10 +116,10 @@ mod tests {
         let g = DMatrix::from_row_slice(7, 7, &THIN);
         let found = autoencoder::fit(&g, 4, 0);
         let before = gain(&g, &found.b, &best_w(&g, &found.b));
-        assert!(before > 3.0 * MAX_GAIN, "{before}");
-        let FoundColumns { b, w, .. } = damped(&g, found, 0);
+        assert!(0.087 * before > 3.0 * MAX_COST, "{before}");
+        let FoundColumns { b, w, .. } = damped(&g, found, 0, 0.087);
         let w = w.unwrap();
-        assert!(gain(&g, &b, &w) < MAX_GAIN);
+        assert!(0.087 * gain(&g, &b, &w) < MAX_COST);
         let lost = |w: &DMatrix<f64>| {
             let residual = DMatrix::identity(7, 7) - &b * w;
             (residual.transpose() * &g * residual).trace() / g.trace()
@@ -134,7 +134,12 @@ mod tests {
         let g = DMatrix::from_fn(6, 6, |i, j| if i == j { 1.0 } else { 0.2 });
         let found = autoencoder::fit(&g, 3, 0);
         let (b, iterations) = (found.b.clone(), found.iterations);
-        let same = damped(&g, found, 0);
+        let same = damped(&g, found, 0, 0.17);
         assert!(same.b == b && same.w.is_none() && same.iterations == iterations);
+        // What is not rounded can be told apart by numbers of any size.
+        let thin = DMatrix::from_row_slice(7, 7, &THIN);
+        let found = autoencoder::fit(&thin, 4, 0);
+        let b = found.b.clone();
+        assert!(damped(&thin, found, 0, 0.0).b == b);
     }
 }

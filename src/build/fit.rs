@@ -34,8 +34,7 @@ pub struct Fit {
 
 impl Fit {
     /// Convex combinations of task vectors (the columns of B are softmaxes), and the linear W that is best for them:
-    /// minimises `tr((I − BW)ᵀ·G·(I − BW))`. The same seed gives the same B. Where the best vectors would be nearly
-    /// parallel, so that rounding them would cost more than the rest, others are taken that are not.
+    /// minimises `tr((I − BW)ᵀ·G·(I − BW))`. The same seed gives the same B.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no vector, or more than tasks.
@@ -49,13 +48,31 @@ impl Fit {
     /// # Errors
     /// As [`Fit::autoencoder`].
     pub fn autoencoder_of(gram: &Gram, vectors: usize, seed: u32, form: AutoencoderForm) -> Result<Self> {
+        Self::autoencoder_as_stored(gram, vectors, seed, form, 0.0)
+    }
+
+    /// [`Fit::autoencoder_of`] for vectors that lose the share `rounding` of their length by being stored:
+    /// [`VectorFormat::usual_loss`](crate::VectorFormat::usual_loss) tells it of a format, and
+    /// [`Family::rounding`](super::Family::rounding) of a family. The best vectors may be nearly parallel, and what is
+    /// lost then comes back many times larger; where that would be more than 0.4 of the tasks' length, the usual form
+    /// takes vectors for which both losses together are least.
+    ///
+    /// # Errors
+    /// As [`Fit::autoencoder`].
+    pub fn autoencoder_as_stored(
+        gram: &Gram,
+        vectors: usize,
+        seed: u32,
+        form: AutoencoderForm,
+        rounding: f64,
+    ) -> Result<Self> {
         check(gram, vectors)?;
         let t = gram.tasks().len();
         // An empty sum is −0.
         let bound = gram.spectrum(false)[vectors..].iter().sum::<f64>() + 0.0;
         let found = match form {
             AutoencoderForm { encoder: Activation::Softmax, w: Activation::Linear } => {
-                damped(&gram.values, autoencoder::fit(&gram.values, vectors, seed), seed)
+                damped(&gram.values, autoencoder::fit(&gram.values, vectors, seed), seed, rounding)
             }
             _ => activated::fit(&gram.values, vectors, seed, form),
         };

@@ -8,6 +8,7 @@
 
 use nalgebra::DMatrix;
 
+use super::activated::AutoencoderForm;
 use super::fit::Fit;
 use super::gram::Gram;
 use crate::basis::Method;
@@ -105,7 +106,13 @@ pub fn refit<'a>(update: &mut BundleUpdate<'a>, task: NewTask<'a>, options: &Ref
     let gram = Gram::new(names.clone(), of_tasks.as_slice())?;
 
     let vectors = options.vectors.unwrap_or(m);
-    let fit = Fit::of(method, &gram, vectors, options.seed)?;
+    let fit = match method {
+        Method::Autoencoder => {
+            let form = AutoencoderForm::default();
+            Fit::autoencoder_as_stored(&gram, vectors, options.seed, form, update.rounding())?
+        }
+        _ => Fit::of(method, &gram, vectors, options.seed)?,
+    };
     let combine = &sums * &fit.combine;
     let mut new_rows: Vec<Vec<f64>> = combine.column_iter().map(|column| column.iter().copied().collect()).collect();
     if method.has_mean() {

@@ -15,7 +15,7 @@ use super::measure::ratio;
 use super::merge_source::{AddedMerge, Squares};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
-use super::recombine::Recombination;
+use super::recombination::Recombination;
 use super::solve::least_squares;
 use super::task_fit::TaskFit;
 use super::writer::{self, Item};

@@ -34,6 +34,7 @@ mod opened;
 mod pack;
 mod quantise;
 mod reader;
+mod recombination;
 mod recombine;
 mod remove;
 mod same_model;
@@ -46,7 +47,7 @@ mod writer;
 
 pub(crate) use self::chunks::{in_chunks, read};
 pub(crate) use self::measure::Gram as VectorGram;
-pub(crate) use self::recombine::Recombination;
+pub(crate) use self::recombination::Recombination;
 
 pub use self::add_tasks::{BundleUpdate, NewTask};
 pub use self::choose::Formats;

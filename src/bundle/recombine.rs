@@ -7,6 +7,7 @@ use super::chunks::{in_chunks, read};
 use super::format::{Metadata, Role};
 use super::items::vector_item;
 use super::quantise::VectorFormat;
+use super::recombination::Recombination;
 use super::task_fit::{Span, TaskFit};
 use super::writer::Item;
 use crate::basis::Method;
@@ -14,18 +15,6 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::heads::Head;
 use crate::tensor::{Source, try_zeroed};
-
-/// What takes the place of a bundle's vectors.
-#[derive(Debug)]
-pub(crate) struct Recombination<'a> {
-    /// The new task's weights.
-    pub(crate) finetuned: &'a Checkpoint,
-    /// What each new vector is, and behind them the new mean where the method has one, of the bundle's M vectors, of
-    /// its mean where it has one, and of the new task vector.
-    pub(crate) rows: Vec<Vec<f64>>,
-    /// M′, the number of new vectors.
-    pub(crate) vectors: usize,
-}
 
 impl<'a> BundleUpdate<'a> {
     /// How the bundle's vectors were made.
@@ -53,6 +42,11 @@ impl<'a> BundleUpdate<'a> {
     pub(crate) fn products(&mut self, name: &str, head: Option<Head>, finetuned: &Checkpoint) -> Result<Span> {
         self.check_new(name, head)?;
         self.span(finetuned, true)
+    }
+
+    /// About what share of its length a vector loses by being stored as most of the bundle's are.
+    pub(crate) fn rounding(&self) -> f64 {
+        self.usual_format().usual_loss()
     }
 
     /// Gives the bundle these vectors and all tasks these coefficients, the new one's last.

@@ -83,6 +83,8 @@ pub struct tb_router_properties {
     /// tb_router_classify() compute them, on the CPU, with the built graph and whole weights. 0 where they are
     /// embeddings.
     pub hidden: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -166,6 +168,7 @@ pub unsafe extern "C" fn tb_router_info(
             features: features.as_ptr(),
             fallback: fallback.as_ref().map_or(std::ptr::null(), |fallback| fallback.as_ptr()),
             hidden: u32::from(router.kind() == FeatureKind::Hidden),
+            reserved: 0,
         });
         Ok(())
     })

@@ -40,6 +40,19 @@ impl VectorFormat {
         }
     }
 
+    /// About ‖s − ŝ‖ / ‖s‖ of a vector that is stored so: what real families lose (docs/bundle-format.md).
+    pub fn usual_loss(self) -> f64 {
+        match self {
+            Self::F32 => 0.0,
+            Self::F16 | Self::BF16 => 0.002,
+            Self::Blocks(BlockFormat::Q8) => 0.0055,
+            Self::Blocks(BlockFormat::Q6) => 0.022,
+            Self::Blocks(BlockFormat::Q4) => 0.087,
+            Self::Blocks(BlockFormat::Q3) => 0.17,
+            Self::Blocks(BlockFormat::Q2) => 0.33,
+        }
+    }
+
     /// Bytes of `count` values; a last block that they do not fill counts whole.
     pub(crate) const fn bytes(self, count: usize) -> usize {
         match self {

@@ -61,7 +61,8 @@ fn errors_and_bytes_are_those_of_the_bundle() {
             fit.stored_bytes(family.changed_parameter_count(), format),
         );
         let share = told as f64 / bytes as f64;
-        assert!((0.8..1.02).contains(&share), "{method}, {vectors}, {format}: {told} told, {bytes} bytes");
+        // What has one dimension is f16, and rows are filled to 256 bytes: that counts in so small a family.
+        assert!((0.7..1.02).contains(&share), "{method}, {vectors}, {format}: {told} told, {bytes} bytes");
     }
     // A basis of some of the tasks gives the others nothing.
     let some = Fit::of(Method::RandomSample, &gram, 3, 0).unwrap();

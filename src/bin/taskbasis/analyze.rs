@@ -195,7 +195,7 @@ fn report(gram: &Gram, fits: &[Fit], choices: &[Choice]) -> Value {
         "spectrum_centred": gram.spectrum(true),
         "fits": fits,
         "choices": choices,
-        "knee": knee(choices),
+        "knee": knee(choices).map(|at| &choices[at]),
     })
 }
 

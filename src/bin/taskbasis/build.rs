@@ -197,6 +197,12 @@ impl Build {
         Ok(())
     }
 
+    /// About what share of its length a vector loses by being stored: nothing in a folder.
+    fn rounding(&self) -> f64 {
+        let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+        if self.makes_bundle() { self.bundle.format.unwrap_or(q4).usual_loss() } else { 0.0 }
+    }
+
     fn fitted(&self) -> Result<Fitted> {
         let threads = self.bundle.encoder.threads;
         let began = Instant::now();
@@ -215,7 +221,7 @@ impl Build {
             }
             Method::Autoencoder => {
                 let form = AutoencoderForm { encoder: self.ae_encoder, w: self.w_activation };
-                Fit::autoencoder_of(&gram, vectors, self.seed, form)?
+                Fit::autoencoder_as_stored(&gram, vectors, self.seed, form, self.rounding())?
             }
             _ => Fit::of(self.method, &gram, vectors, self.seed)?,
         };
