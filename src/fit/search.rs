@@ -300,9 +300,10 @@ impl Search<'_> {
         for pull in pulls {
             steps = self.descents(&linears, &from, groups, pull, steps)?;
             let mut candidate = self.candidate(round, pull, &from, groups, &steps, 1.0)?;
-            // Further than the linearised logits reach, even what is fitted gets worse.
+            // Further than the linearised logits reach, even what is minimised gets larger.
+            let away = if from.pull > 0.0 { from.penalty / from.pull } else { 0.0 };
             for halving in 1..=HALVINGS {
-                if candidate.training.loss <= from.training.loss {
+                if candidate.training.loss + candidate.penalty <= from.training.loss + pull * away {
                     break;
                 }
                 candidate = self.candidate(round, pull, &from, groups, &steps, 0.5f64.powi(halving as i32))?;
