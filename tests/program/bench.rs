@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 fn run(program: &Path, arguments: &[&str]) -> Output {
     loop {
         match Command::new(program).args(arguments).output() {
-            // Another test's thread has started a program meanwhile, which holds what was just written here for a moment.
+            // A program that another test has started meanwhile holds what was just written here, for a moment.
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
             output => return output.unwrap(),
         }
