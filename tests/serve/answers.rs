@@ -139,7 +139,8 @@ fn a_router_in_the_bundle_chooses_for_each_image() {
         assert_eq!(image["routed"]["task"], task.as_str());
         assert_eq!(image["routed"]["answer"], routed.choices[at].name());
         let confidence = image["routed"]["confidence"].as_f64().unwrap();
-        assert!((confidence - routed.routes[at].confidence).abs() < 1e-12, "{image}");
+        // The mean of the patches may differ in its last bits where the batch is another.
+        assert!((confidence - routed.routes[at].confidence).abs() < 1e-5, "{image}");
         if routed.choices[at] != taskbasis::Choice::None {
             check_classes(&image["scores"], task, &routed.embeds[at * width..][..width], usize::MAX);
         }
