@@ -1530,6 +1530,8 @@ typedef struct tb_router_properties {
      * embeddings.
      */
     uint32_t hidden;
+    /** 0. */
+    uint32_t reserved;
 } tb_router_properties;
 
 /** What a router says of one image. This struct never changes, so arrays of it are safe. */
