@@ -47,6 +47,7 @@ mod writer;
 
 pub(crate) use self::chunks::{in_chunks, read};
 pub(crate) use self::measure::Gram as VectorGram;
+#[cfg(feature = "build")]
 pub(crate) use self::recombination::Recombination;
 
 pub use self::add_tasks::{BundleUpdate, NewTask};

@@ -4,6 +4,7 @@ use crate::checkpoint::Checkpoint;
 
 /// What takes the place of a bundle's vectors.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "build"), allow(dead_code))] // Made by `build` alone.
 pub(crate) struct Recombination<'a> {
     /// The new task's weights.
     pub(crate) finetuned: &'a Checkpoint,

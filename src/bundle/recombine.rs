@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::heads::Head;
 use crate::tensor::{Source, try_zeroed};
 
+#[cfg_attr(not(feature = "build"), allow(dead_code))] // Vectors are made anew by `build` alone.
 impl<'a> BundleUpdate<'a> {
     /// How the bundle's vectors were made.
     pub(crate) fn method(&self) -> Method {

@@ -9,9 +9,10 @@
 //!
 //! The tasks' mean of C is L·Lᵀ, and the map is f ↦ L⁻¹·f.
 
+#[cfg(feature = "build")]
 use nalgebra::{DMatrix, DMatrixView};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The name of the map among a file's tensors.
 pub(super) const NAME: &str = "whitening";
@@ -35,7 +36,7 @@ impl Whitening {
     /// Checks that these are such a map's numbers, whatever file they come from.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`].
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format).
     pub(super) fn new(triangle: Vec<f32>) -> Result<Self> {
         let wrong = |what: &str| Error::format(what.to_owned()).tensor(NAME);
         if let Some(at) = triangle.iter().position(|value| !value.is_finite()) {
@@ -78,7 +79,7 @@ impl Whitening {
     /// Of the features of every task, `[n, d]` each.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] where they are too large or too alike to be whitened.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where they are too large or too alike to be whitened.
     pub(super) fn of(tasks: &[Vec<f64>], d: usize) -> Result<Self> {
         let mut mean = DMatrix::<f64>::identity(d, d) * MIN_VARIANCE;
         for rows in tasks {
@@ -87,10 +88,7 @@ impl Whitening {
         let lower = mean.cholesky().map(|factor| factor.l());
         let inverse = lower.and_then(|lower| lower.solve_lower_triangular(&DMatrix::identity(d, d)));
         let Some(inverse) = inverse else {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "the features vary in too few directions to be whitened",
-            ));
+            return Err(Error::invalid("the features vary in too few directions to be whitened"));
         };
         let triangle = (0..d).flat_map(|i| (0..=i).map(move |j| (i, j))).map(|at| inverse[at] as f32);
         Self::new(triangle.collect())
