@@ -9,6 +9,8 @@ const MIN_FALL: f64 = 1e-4;
 /// The end of a descent.
 pub(crate) struct Minimum {
     pub(crate) at: Vec<f64>,
+    #[cfg_attr(not(feature = "build"), allow(dead_code))] // As the next.
+    pub(crate) value: f64,
     #[cfg_attr(not(feature = "build"), allow(dead_code))] // Told by `build` alone.
     pub(crate) iterations: usize,
 }
@@ -26,7 +28,7 @@ pub(crate) fn minimise(
     let mut pairs: Vec<(Vec<f64>, Vec<f64>, f64)> = Vec::new();
     for iteration in 0..iterations {
         if value <= enough || norm(&gradient) <= f64::MIN_POSITIVE {
-            return Minimum { at, iterations: iteration };
+            return Minimum { at, value, iterations: iteration };
         }
         let mut direction = quasi_newton(&gradient, &pairs);
         let mut slope = dot(&gradient, &direction);
@@ -61,10 +63,10 @@ pub(crate) fn minimise(
             }
             // What is remembered may mislead; without it, the end is the end.
             None if !pairs.is_empty() => pairs.clear(),
-            None => return Minimum { at, iterations: iteration },
+            None => return Minimum { at, value, iterations: iteration },
         }
     }
-    Minimum { at, iterations }
+    Minimum { at, value, iterations }
 }
 
 /// `−H·gradient`, H being the inverse Hessian that the pairs tell of.

@@ -7,11 +7,9 @@
 //! taken.
 
 use nalgebra::DMatrix;
-use rand_mt::Mt;
 
-use super::autoencoder::{FoundColumns, MAX_ITERATIONS, MAX_STARTS, START_DEVIATION, normal, softmax, through_softmax};
+use super::autoencoder::{FoundColumns, least_of_starts, pseudo_inverse, softmax, through_softmax};
 use super::gram::eigen;
-use crate::descent::minimise;
 
 /// What the numbers of a matrix of the Autoencoder go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,24 +57,12 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32, form: Autoenco
         }
         return FoundColumns { b, w: None, iterations: 0 };
     }
-    let mut random = Mt::new_with_key([seed]);
-    let mut iterations = 0;
-    let mut best: Option<(f64, DMatrix<f64>, DMatrix<f64>)> = None;
-    for _ in 0..MAX_STARTS {
-        let (of_b, of_w) = (g.nrows() * vectors, vectors * g.nrows());
-        // Softmaxes of equal vectors have no gradient: W begins as far from even as B.
-        let count = if form.encoder == Activation::Softmax { of_b + of_w } else { of_w };
-        let start = (0..count).map(|_| START_DEVIATION * normal(&mut random)).collect();
-        let found = minimise(start, f64::NEG_INFINITY, MAX_ITERATIONS, |z: &[f64]| value_and_gradient(&g, vectors, z));
-        iterations += found.iterations;
-        let (b, w) = matrices(g.nrows(), vectors, &found.at);
-        let loss = loss(&g, &b, &w);
-        if best.as_ref().is_none_or(|(least, ..)| loss < *least) {
-            best = Some((loss, b, w));
-        }
-    }
-    let (b, w) = best.map_or_else(|| matrices(g.nrows(), vectors, &vec![0.0; vectors * g.nrows()]), |(_, b, w)| (b, w));
-    FoundColumns { b, w: Some(w), iterations }
+    let (of_b, of_w) = (g.nrows() * vectors, vectors * g.nrows());
+    // Softmaxes of equal vectors have no gradient: W begins as far from even as B.
+    let count = if form.encoder == Activation::Softmax { of_b + of_w } else { of_w };
+    let found = least_of_starts(count, seed, |z: &[f64]| value_and_gradient(&g, vectors, z));
+    let (b, w) = matrices(g.nrows(), vectors, &found.at);
+    FoundColumns { b, w: Some(w), iterations: found.iterations }
 }
 
 /// B and W of their logits, those of W last; without logits of its own B is the best for W.
@@ -92,16 +78,7 @@ fn matrices(tasks: usize, vectors: usize, z: &[f64]) -> (DMatrix<f64>, DMatrix<f
 
 /// `Wᵀ(WWᵀ)⁺`.
 fn best_b(w: &DMatrix<f64>) -> DMatrix<f64> {
-    let (values, vectors) = eigen(w * w.transpose());
-    let least = 1e-13 * values[0];
-    let inverse = values.iter().map(|&value| if value > least { 1.0 / value } else { 0.0 });
-    let inverse = DMatrix::from_diagonal(&nalgebra::DVector::from_iterator(values.len(), inverse));
-    w.transpose() * &vectors * inverse * vectors.transpose()
-}
-
-fn loss(g: &DMatrix<f64>, b: &DMatrix<f64>, w: &DMatrix<f64>) -> f64 {
-    let residual = DMatrix::identity(g.nrows(), g.nrows()) - b * w;
-    (residual.transpose() * g * residual).trace()
+    w.transpose() * pseudo_inverse(w * w.transpose())
 }
 
 /// F at these logits, and its gradient by them.

@@ -12,13 +12,13 @@ use rand_mt::Mt;
 
 use super::conditioning::spread;
 use super::gram::eigen;
-use crate::descent::minimise;
+use crate::descent::{Minimum, minimise};
 
 /// Starts that are tried where the bound was not attained.
-pub(super) const MAX_STARTS: u32 = 12;
-pub(super) const MAX_ITERATIONS: usize = 2000;
+const MAX_STARTS: u32 = 12;
+const MAX_ITERATIONS: usize = 2000;
 /// The logits' standard deviation where the descent begins: that of the reference at its τ of 5.
-pub(super) const START_DEVIATION: f64 = 0.2;
+const START_DEVIATION: f64 = 0.2;
 /// No entry of B is below this share of the column's mean after the projection, so that every logit stays small.
 const MIN_SHARE: f64 = 1e-3;
 /// Eigenvalues of BᵀGB below this share of the largest are taken for rounding.
@@ -74,11 +74,33 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> FoundColumn
 /// `(BᵀGB)⁻¹·BᵀG`; the shortest solution where B or G is short of rank.
 pub(super) fn best_w(g: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     let bt_g = b.transpose() * g;
-    let (values, vectors) = eigen(&bt_g * b);
+    pseudo_inverse(&bt_g * b) * bt_g
+}
+
+/// The pseudo-inverse of a symmetric matrix without negative eigenvalues.
+pub(super) fn pseudo_inverse(matrix: DMatrix<f64>) -> DMatrix<f64> {
+    let (values, vectors) = eigen(matrix);
     let least = RANK_TOLERANCE * values[0];
     let inverse = values.iter().map(|&value| if value > least { 1.0 / value } else { 0.0 });
     let inverse = DMatrix::from_diagonal(&DVector::from_iterator(values.len(), inverse));
-    &vectors * inverse * vectors.transpose() * bt_g
+    &vectors * inverse * vectors.transpose()
+}
+
+/// The least end of several descents from random logits, as many as `count`, and the iterations of all.
+pub(super) fn least_of_starts(count: usize, seed: u32, objective: impl Fn(&[f64]) -> (f64, Vec<f64>)) -> Minimum {
+    let mut random = Mt::new_with_key([seed]);
+    let mut descend = || {
+        let start = (0..count).map(|_| START_DEVIATION * normal(&mut random)).collect();
+        minimise(start, f64::NEG_INFINITY, MAX_ITERATIONS, &objective)
+    };
+    let mut best = descend();
+    for _ in 1..MAX_STARTS {
+        let next = descend();
+        let iterations = best.iterations + next.iterations;
+        best = if next.value < best.value { next } else { best };
+        best.iterations = iterations;
+    }
+    best
 }
 
 fn loss(g: &DMatrix<f64>, b: &DMatrix<f64>) -> f64 {

@@ -17,7 +17,7 @@ impl Family {
     /// Elements of the parameters that any task changes: D without what every task vector has as zeros. All of them
     /// until [`Family::gram`] has looked.
     pub fn changed_parameter_count(&self) -> usize {
-        self.parameters.iter().filter(|parameter| is_changed(parameter)).map(TunedParameter::numel).sum()
+        self.parameters.iter().filter(|parameter| parameter.is_changed()).map(TunedParameter::numel).sum()
     }
 
     /// ‖τ − τ'‖ / ‖τ‖ for each format, τ' being the task vectors as it stores them: measured on one of sixteen tiles of
@@ -26,7 +26,8 @@ impl Family {
     /// # Errors
     /// When a checkpoint cannot be read.
     pub fn rounding(&self, formats: &[VectorFormat], threads: usize) -> Result<Vec<f64>> {
-        let matrices = self.parameters.iter().filter(|parameter| parameter.shape().len() >= 2 && is_changed(parameter));
+        let matrices =
+            self.parameters.iter().filter(|parameter| parameter.shape().len() >= 2 && parameter.is_changed());
         let places = matrices.flat_map(|parameter| {
             split(0..parameter.numel(), TILE).step_by(SAMPLED).map(move |range| (parameter, range))
         });
@@ -48,10 +49,6 @@ impl Family {
         let lost = |f: usize| sums.iter().map(|(_, lost)| lost[f]).sum::<f64>();
         Ok((0..formats.len()).map(|f| if whole > 0.0 { (lost(f) / whole).sqrt() } else { 0.0 }).collect())
     }
-}
-
-fn is_changed(parameter: &TunedParameter) -> bool {
-    parameter.changed.get() != Some(&false)
 }
 
 /// ‖v − v'‖², v' being `values` as `format` stores them.

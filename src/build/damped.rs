@@ -7,12 +7,8 @@
 //! `∂J/∂B = 2·G·(B·(WWᵀ + ρ²·diag(WWᵀ)) − Wᵀ)`.
 
 use nalgebra::DMatrix;
-use rand_mt::Mt;
 
-use super::autoencoder::{
-    FoundColumns, MAX_ITERATIONS, MAX_STARTS, START_DEVIATION, best_w, normal, softmax, through_softmax,
-};
-use crate::descent::minimise;
+use super::autoencoder::{FoundColumns, best_w, least_of_starts, softmax, through_softmax};
 
 /// What rounding may cost of the tasks' length. Families that were looked at multiply it by 1 to 2, which even q3 can
 /// afford.
@@ -27,20 +23,9 @@ pub(super) fn damped(gram: &DMatrix<f64>, found: FoundColumns, seed: u32, roundi
         return found;
     }
     let (tasks, vectors) = found.b.shape();
-    let mut random = Mt::new_with_key([seed]);
-    let mut iterations = found.iterations;
-    let mut best: Option<(f64, DMatrix<f64>)> = None;
-    for _ in 0..MAX_STARTS {
-        let start: Vec<f64> = (0..tasks * vectors).map(|_| START_DEVIATION * normal(&mut random)).collect();
-        let objective = |z: &[f64]| value_and_gradient(&g, &DMatrix::from_column_slice(tasks, vectors, z), rounding);
-        let ended = minimise(start, f64::NEG_INFINITY, MAX_ITERATIONS, objective);
-        iterations += ended.iterations;
-        let (value, _) = objective(&ended.at);
-        if best.as_ref().is_none_or(|(least, _)| value < *least) {
-            best = Some((value, softmax(&DMatrix::from_column_slice(tasks, vectors, &ended.at))));
-        }
-    }
-    let b = best.map_or(found.b, |(_, b)| b);
+    let logits = |z: &[f64]| DMatrix::from_column_slice(tasks, vectors, z);
+    let least = least_of_starts(tasks * vectors, seed, |z: &[f64]| value_and_gradient(&g, &logits(z), rounding));
+    let (b, iterations) = (softmax(&logits(&least.at)), found.iterations + least.iterations);
     let w = damped_w(&g, &b, rounding);
     tracing::debug!(gain, damped = self::gain(&g, &b, &w), "nearly parallel vectors");
     FoundColumns { b, w: Some(w), iterations }

@@ -250,7 +250,7 @@ impl Output<'_> {
     ) -> Result<Vec<Vec<f32>>> {
         let count = combine.nrows();
         let mut all = (0..count).map(|_| try_zeroed(range.len())).collect::<Result<Vec<Vec<f32>>>>()?;
-        if parameter.changed.get() == Some(&false) {
+        if !parameter.is_changed() {
             return Ok(all);
         }
         let mut rows: Vec<_> = all.iter_mut().map(|vector| vector.chunks_mut(WORK_ITEM)).collect();

@@ -259,7 +259,7 @@ impl Family {
             let _ = parameter.changed.set(changed);
         }
         let values: Vec<f64> = (0..t * t).map(|i| (total[[i / t, i % t]] + total[[i % t, i / t]]) / 2.0).collect();
-        let changed = self.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true));
+        let changed = self.parameters.iter().filter(|parameter| parameter.is_changed());
         let base_norm = plausibility::square(changed.map(|parameter| &parameter.base))?.sqrt();
         let gram = Gram::new(self.tasks().map(str::to_owned).collect(), &values)?;
         Ok(Gram { base_norm: Some(base_norm), parts, ..gram })

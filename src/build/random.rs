@@ -178,7 +178,7 @@ impl WorkItem<'_> {
             rows.iter_mut().zip(&self.rows[from..]).for_each(|(row, normal)| *row = f64::from(*normal));
             let (own, mut of_tasks) = self.sum.view_mut().split_at(Axis(0), vectors);
             add_product(rows.t(), rows.view(), own);
-            if parameter.changed.get() != Some(&false) {
+            if parameter.is_changed() {
                 let (differences, _) = scratch.tiles.read(parameter, range)?;
                 general_mat_mul(1.0, &differences, &rows, 1.0, &mut of_tasks);
             }

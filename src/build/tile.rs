@@ -31,6 +31,11 @@ impl TunedParameter {
         self.base.numel()
     }
 
+    /// Whether any task changes it, or it is not known yet that none does.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed.get() != Some(&false)
+    }
+
     /// The bytes that reading it in all checkpoints reads.
     pub(super) fn bytes(&self) -> u64 {
         self.tuned.iter().chain([&self.base]).map(|tensor| tensor.nbytes() as u64).sum()

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::chunks::{in_chunks, is_same, read};
+use super::chunks::{encoded_row, is_same, read};
 use super::format::{Metadata, Role};
 use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
@@ -60,11 +60,17 @@ pub struct BundleUpdate<'a> {
     golden: Option<Vec<f32>>,
     /// What was measured of precisions, in the place of what the bundle tells.
     precision: Option<PrecisionMeasure>,
-    /// The router's file, in the place of the bundle's.
-    pub(super) router: Option<Vec<u8>>,
-    /// Whether the router that the bundle keeps is left out.
-    pub(super) forgets_router: bool,
+    pub(super) router: KeptRouter,
     pub(super) threads: usize,
+}
+
+/// What becomes of the router that the bundle keeps.
+#[derive(Debug)]
+pub(super) enum KeptRouter {
+    AsItIs,
+    LeftOut,
+    /// By this file of a router's.
+    Replaced(Vec<u8>),
 }
 
 /// A residual that the bundle does not hold yet.
@@ -108,8 +114,7 @@ impl<'a> BundleUpdate<'a> {
             merges: Vec::new(),
             golden: None,
             precision: None,
-            router: None,
-            forgets_router: false,
+            router: KeptRouter::AsItIs,
             threads: 0,
         }
     }
@@ -299,11 +304,9 @@ impl<'a> BundleUpdate<'a> {
             }
             items.push(recovery_item(&table, &[vectors, self.columns.len()]));
             items.extend(self.golden.iter().map(|golden| Item::f32(Role::Golden, &[golden.len()], golden)));
-            items.extend(
-                self.router
-                    .iter()
-                    .map(|bytes| Item::new(Role::Router, DType::U8, &[bytes.len()], |sink| sink.write(bytes))),
-            );
+            if let KeptRouter::Replaced(bytes) = &self.router {
+                items.push(Item::new(Role::Router, DType::U8, &[bytes.len()], |sink| sink.write(bytes)));
+            }
             items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
             self.add_recombined(&added, &mut metadata, &mut items, progress)?;
             for (&parameter, &shape) in &added {
@@ -345,7 +348,7 @@ impl<'a> BundleUpdate<'a> {
         match role {
             Role::Padding(_) | Role::Checksums | Role::Recovery => None,
             Role::Golden if self.golden.is_some() => None,
-            Role::Router if self.router.is_some() || self.forgets_router => None,
+            Role::Router if !matches!(self.router, KeptRouter::AsItIs) => None,
             Role::Vectors(_) | Role::Mean(_) if self.recombination.is_some() => None,
             Role::HeadWeight(task) | Role::HeadBias(task) if self.removed.iter().any(|gone| gone == task) => None,
             Role::Residual(r, parameter) => {
@@ -460,26 +463,16 @@ impl<'a> BundleUpdate<'a> {
     ) -> Result<(Vec<u8>, f64)> {
         let numel: usize = shape.iter().product();
         let tuned = self.tuned(residual.finetuned, parameter)?;
-        let chunks = in_chunks(numel, self.threads, |range| {
-            let (mut rest, _) = self.target(tuned, parameter, &range, true)?;
+        encoded_row(numel, self.threads, format, |range| {
+            let (mut rest, _) = self.target(tuned, parameter, range, true)?;
             let vectors = self.sources_of(parameter, self.metadata.basis.vectors);
             for (vector, &a) in vectors.iter().zip(&self.columns[residual.task]) {
                 // As the kernel takes the coefficient.
                 let a = a as f32;
-                let vector = read(vector, &range)?;
+                let vector = read(vector, range)?;
                 rest.iter_mut().zip(&vector).for_each(|(rest, value)| *rest = f32::mul_add(-a, *value, *rest));
             }
-            let encoded = format.encode(&rest)?;
-            let error: f64 = encoded.values.iter().zip(&rest).map(|(back, rest)| f64::from(back - rest).powi(2)).sum();
-            Ok((encoded.bytes, error))
-        })?;
-        let mut row = Vec::new();
-        let mut total = 0.0;
-        for (bytes, error) in chunks {
-            row.extend(bytes);
-            total += error;
-        }
-        row.resize(format.stored_bytes(numel)?, 0);
-        Ok((row, total))
+            Ok(rest)
+        })
     }
 }

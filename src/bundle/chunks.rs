@@ -20,7 +20,7 @@ pub(super) fn chunks(numel: usize) -> impl Iterator<Item = Range<usize>> {
 ///
 /// # Errors
 /// The first error of `work`.
-pub(crate) fn in_chunks<T: Send>(
+pub(super) fn in_chunks<T: Send>(
     numel: usize,
     threads: usize,
     work: impl Fn(Range<usize>) -> Result<T> + Sync,
@@ -39,10 +39,37 @@ pub(crate) fn in_chunks<T: Send>(
 }
 
 /// The values of `source` in `range`.
-pub(crate) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
+pub(super) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
     let mut values = try_zeroed::<f32>(range.len())?;
     source.read_f32(range.start, &mut values)?;
     Ok(values)
+}
+
+/// A row as `format` stores it, filled to its stride, of values that are given chunk by chunk; and the squared error
+/// that storing makes.
+///
+/// # Errors
+/// The first error of `values`, and for a value that does not fit the format.
+pub(super) fn encoded_row(
+    numel: usize,
+    threads: usize,
+    format: VectorFormat,
+    values: impl Fn(&Range<usize>) -> Result<Vec<f32>> + Sync,
+) -> Result<(Vec<u8>, f64)> {
+    let chunks = in_chunks(numel, threads, |range| {
+        let values = values(&range)?;
+        let encoded = format.encode(&values)?;
+        let error =
+            encoded.values.iter().zip(&values).map(|(back, value)| f64::from(back - value).powi(2)).sum::<f64>();
+        Ok((encoded.bytes, error))
+    })?;
+    let (mut row, mut total) = (Vec::new(), 0.0);
+    for (bytes, error) in chunks {
+        row.extend(bytes);
+        total += error;
+    }
+    row.resize(format.stored_bytes(numel)?, 0);
+    Ok((row, total))
 }
 
 /// Whether two tensors hold the same values, once `tensor` is rounded to the base's type.

@@ -42,6 +42,19 @@ impl Gram {
         self.sums[i.min(j) * self.size + i.max(j)]
     }
 
+    /// The products of what is read from these, whole, on up to `threads` threads (0: one per processor); they have the
+    /// same bits on any number of them.
+    pub(crate) fn of_sources(sources: &[Source], threads: usize) -> Result<Self> {
+        let numel = sources.first().map_or(0, Source::numel);
+        let parts = in_chunks(numel, threads, |range| {
+            let rows = sources.iter().map(|source| read(source, &range)).collect::<Result<Vec<_>>>()?;
+            Ok(Self::of(&rows))
+        })?;
+        let mut gram = Self::new(sources.len());
+        parts.iter().for_each(|part| gram.add(part));
+        Ok(gram)
+    }
+
     /// aᵀGb.
     pub(crate) fn bilinear(&self, a: &[f64], b: &[f64]) -> f64 {
         let row = |i: usize| b.iter().enumerate().map(|(j, b)| b * self.get(i, j)).sum::<f64>();

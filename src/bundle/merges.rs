@@ -1,9 +1,10 @@
 //! Merged vectors in a bundle: tasks without a share of the vectors, whose residual is all there is of them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::add_tasks::BundleUpdate;
-use super::chunks::{in_chunks, read};
+use super::chunks::{chunks, encoded_row, read};
 use super::format::{Metadata, Role};
 use super::items::vector_item;
 use super::measure::ratio;
@@ -101,26 +102,19 @@ impl<'a> BundleUpdate<'a> {
         }
         let mean = self.metadata.basis.mean.then(|| self.bundle.vectors.get(parameter)).flatten();
         let mean = mean.map(|sources| &sources[self.metadata.basis.vectors]);
-        let chunks = in_chunks(numel, self.threads, |range| {
-            let wanted =
+        let square = |range: Range<usize>| match &values {
+            Some(values) => values[range].iter().map(|&value| f64::from(value).powi(2)).sum::<f64>(),
+            None => 0.0,
+        };
+        let norm = chunks(numel).map(square).sum();
+        let (row, error) = encoded_row(numel, self.threads, format, |range| {
+            let mut rest =
                 values.as_ref().map_or_else(|| vec![0.0; range.len()], |values| values[range.clone()].to_vec());
-            let mut rest = wanted.clone();
             if let Some(mean) = mean {
-                rest.iter_mut().zip(read(mean, &range)?).for_each(|(rest, mean)| *rest -= mean);
+                rest.iter_mut().zip(read(mean, range)?).for_each(|(rest, mean)| *rest -= mean);
             }
-            let encoded = format.encode(&rest)?;
-            let square = |of: f32| f64::from(of).powi(2);
-            let norm: f64 = wanted.iter().map(|&value| square(value)).sum();
-            let error: f64 = encoded.values.iter().zip(&rest).map(|(back, rest)| square(back - rest)).sum();
-            Ok((encoded.bytes, norm, error))
+            Ok(rest)
         })?;
-        let (mut row, mut norm, mut error) = (Vec::new(), 0.0, 0.0);
-        for (bytes, of_norm, of_error) in chunks {
-            row.extend(bytes);
-            norm += of_norm;
-            error += of_error;
-        }
-        row.resize(format.stored_bytes(numel)?, 0);
         Ok((row, norm, error))
     }
 

@@ -45,7 +45,6 @@ mod task_fit;
 mod verify;
 mod writer;
 
-pub(crate) use self::chunks::{in_chunks, read};
 pub(crate) use self::measure::Gram as VectorGram;
 #[cfg(feature = "build")]
 pub(crate) use self::recombination::Recombination;

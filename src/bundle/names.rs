@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::add_tasks::BundleUpdate;
+use super::add_tasks::{BundleUpdate, KeptRouter};
 use super::opened::Bundle;
 use crate::basis::TaskExpr;
 use crate::did_you_mean::unknown;
@@ -23,7 +23,7 @@ impl<'a> BundleUpdate<'a> {
 
     /// Keeps the bytes of a router's file, in the place of those that the bundle keeps.
     pub(crate) fn keep_router(&mut self, bytes: Vec<u8>) {
-        self.router = Some(bytes);
+        self.router = KeptRouter::Replaced(bytes);
     }
 
     /// An update that changes no task: of what the bundle says about its tasks alone. No base is needed.

@@ -1,6 +1,6 @@
 //! Taking tasks out of a bundle.
 
-use super::add_tasks::BundleUpdate;
+use super::add_tasks::{BundleUpdate, KeptRouter};
 use crate::basis::Target;
 use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ impl BundleUpdate<'_> {
 
     /// Leaves out the router that the bundle keeps.
     pub fn forget_router(&mut self) -> &mut Self {
-        self.forgets_router = true;
+        self.router = KeptRouter::LeftOut;
         self
     }
 }

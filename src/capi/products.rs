@@ -30,8 +30,7 @@ pub unsafe extern "C" fn tb_basis_dot(
 ) -> tb_status {
     call!(err, {
         let out = Out::new(out, "out", f64::NAN)?;
-        let (a, b) = (expression(a, "a")?, expression(b, "b")?);
-        out.set(of(basis, |products, basis| products.dot(basis, &a, &b))?);
+        out.set(of_two(basis, a, b, Products::dot)?);
         Ok(())
     })
 }
@@ -72,8 +71,7 @@ pub unsafe extern "C" fn tb_basis_cosine(
 ) -> tb_status {
     call!(err, {
         let out = Out::new(out, "out", f64::NAN)?;
-        let (a, b) = (expression(a, "a")?, expression(b, "b")?);
-        out.set(of(basis, |products, basis| products.cosine(basis, &a, &b))?);
+        out.set(of_two(basis, a, b, Products::cosine)?);
         Ok(())
     })
 }
@@ -81,6 +79,20 @@ pub unsafe extern "C" fn tb_basis_cosine(
 unsafe fn expression(text: *const c_char, name: &'static str) -> Result<TaskExpr> {
     // SAFETY: the caller's promise.
     unsafe { handle::text(text, name) }.and_then(str::parse)
+}
+
+/// What `compute` makes of two expressions.
+unsafe fn of_two(
+    basis: *const tb_basis,
+    a: *const c_char,
+    b: *const c_char,
+    compute: fn(&Products, &Basis, &TaskExpr, &TaskExpr) -> Result<f64>,
+) -> Result<f64> {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        let (a, b) = (expression(a, "a")?, expression(b, "b")?);
+        of(basis, |products, basis| compute(products, basis, &a, &b))
+    }
 }
 
 /// What `compute` makes of the products of the basis, which are summed up by the first who asks.

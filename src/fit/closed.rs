@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::space::Space;
 use crate::basis::{Basis, Grouping, TaskExpr};
-use crate::bundle::{VectorGram, in_chunks, read};
+use crate::bundle::VectorGram;
 use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
 
@@ -78,13 +78,7 @@ pub fn closed_form(
         if !parameter.is_changed() {
             continue;
         }
-        let sources = parameter.sources();
-        let parts = in_chunks(parameter.numel(), threads, |range| {
-            let rows = sources.iter().map(|source| read(source, &range)).collect::<Result<Vec<_>>>()?;
-            Ok(VectorGram::of(&rows))
-        })?;
-        let mut gram = VectorGram::new(sources.len());
-        parts.iter().for_each(|part| gram.add(part));
+        let gram = VectorGram::of_sources(parameter.sources(), threads)?;
         for (square, column) in squares[group as usize].iter_mut().zip(&columns) {
             *square += gram.quadratic(column);
         }

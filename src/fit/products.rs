@@ -4,7 +4,7 @@
 //! vectors are read once; every product after that costs M² per parameter.
 
 use crate::basis::{Basis, CoefficientMatrix, TaskExpr};
-use crate::bundle::{VectorGram, in_chunks, read};
+use crate::bundle::VectorGram;
 use crate::error::{Error, Result};
 
 /// The sums of products of a basis's vectors, its mean and its residuals, f64, for every parameter that they change.
@@ -25,12 +25,7 @@ impl Products {
         for (index, (name, parameter)) in basis.parameters().enumerate() {
             let sources = parameter.sources();
             if parameter.is_changed() {
-                let parts = in_chunks(parameter.numel(), threads, |range| {
-                    let rows = sources.iter().map(|source| read(source, &range)).collect::<Result<Vec<_>>>()?;
-                    Ok(VectorGram::of(&rows))
-                })?;
-                let mut gram = VectorGram::new(sources.len());
-                parts.iter().for_each(|part| gram.add(part));
+                let gram = VectorGram::of_sources(sources, threads)?;
                 if !gram.is_finite() {
                     let error = Error::format("a basis vector is not finite, or its length is not");
                     return Err(error.at(basis.path()).tensor(name));

@@ -47,7 +47,7 @@ fn run() -> std::process::ExitCode {
         }
         let bench = Bench::new(&shim, scene);
         let calls = bench.count();
-        let faults = plan.choose(&calls, bench.scene().name == "heads");
+        let faults = plan.choose(&calls, ["heads", "build"].contains(&&*bench.scene().name));
         let queue = Mutex::new(faults.into_iter());
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {

@@ -2,6 +2,7 @@
 
 mod choices;
 mod report;
+mod summary;
 
 use std::path::Path;
 
@@ -9,10 +10,11 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Fit, Gram};
 use taskbasis::fit::Products;
-use taskbasis::{BasisFile, Error, MapMode, Method, Result, Selector, Source, TaskExpr, replace_file};
+use taskbasis::{BasisFile, Error, MapMode, Method, Result, Selector, Source, TaskExpr};
 
 use self::choices::{Choice, choices, knee};
 use self::report::Page;
+use self::summary::{OF_BLOCKS, blocks, kept};
 use crate::args::threads;
 use crate::build::percent;
 use crate::conflicts::{Given, Refused, option};
@@ -122,10 +124,7 @@ impl Analyze {
     /// Writes the page, where one is asked for.
     fn write_page(&self, gram: &Gram, choices: &[Choice], json: &Value) -> Result<()> {
         let Some(path) = &self.report else { return Ok(()) };
-        let page = Page { gram, choices, json }.html()?;
-        replace_file(path, &[], |sibling| {
-            std::fs::write(sibling, &page).map_err(|e| Error::io("cannot write", sibling, e))
-        })
+        output::text_file(path, &Page { gram, choices, json }.html()?)
     }
 
     /// The Gram matrix of the task vectors that the basis gives back, and of the expressions.
@@ -203,21 +202,19 @@ fn report(gram: &Gram, fits: &[Fit], choices: &[Choice]) -> Value {
 fn spectrum_text(gram: &Gram) -> String {
     const WIDTH: f64 = 30.0;
     let header = ["vectors", "share", "kept", "", "kept, PCA"].map(String::from).to_vec();
-    let (spectrum, centred) = (gram.spectrum(false), gram.spectrum(true));
-    let share =
-        |of: &[f64], upto: usize| of[..upto].iter().sum::<f64>() / of.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let (of_all, centred) = (kept(&gram.spectrum(false)), kept(&gram.spectrum(true)));
     let row = |m: usize| {
-        let kept = share(&spectrum, m);
-        let bar = "█".repeat((WIDTH * kept).round() as usize);
+        let before = if m == 0 { 0.0 } else { of_all[m - 1] };
+        let bar = "█".repeat((WIDTH * of_all[m]).round() as usize);
         vec![
-            m.to_string(),
-            format!("{:.2} %", 100.0 * (kept - share(&spectrum, m - 1))),
-            format!("{:.2} %", 100.0 * kept),
+            (m + 1).to_string(),
+            format!("{:.2} %", 100.0 * (of_all[m] - before)),
+            format!("{:.2} %", 100.0 * of_all[m]),
             format!("{bar:<30}"),
-            format!("{:.2} %", 100.0 * share(&centred, m)),
+            format!("{:.2} %", 100.0 * centred[m]),
         ]
     };
-    let rows: Vec<_> = std::iter::once(header).chain((1..=spectrum.len()).map(row)).collect();
+    let rows: Vec<_> = std::iter::once(header).chain((0..of_all.len()).map(row)).collect();
     format!("spectrum of the task vectors\n{}", output::table(&rows))
 }
 
@@ -234,23 +231,13 @@ fn cosines_text(gram: &Gram) -> String {
 
 /// How long the task vectors are in each block, and how much they have in common there.
 fn groups_text(gram: &Gram) -> String {
-    let tasks = gram.tasks().len();
-    let parts = gram.by_group(Selector::of_block);
-    let header = ["group", "share of the square length", "cosine: mean", "least", "most"];
-    let mut rows: Vec<Vec<String>> = vec![header.map(String::from).to_vec()];
-    for part in &parts {
-        let share = (0..tasks).map(|t| part.get(t, t) / gram.get(t, t)).sum::<f64>() / tasks as f64;
-        let pairs = (0..tasks).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let cosines: Vec<f64> = pairs.map(|(i, j)| part.cosine(i, j)).collect();
-        let mut row = vec![part.group.to_string(), format!("{:.2} %", 100.0 * share)];
-        if !cosines.is_empty() {
-            let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-            let least = cosines.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            row.extend([mean, least, most].map(|cosine| format!("{cosine:.3}")));
-        }
-        rows.push(row);
-    }
+    let header = std::iter::once("group").chain(OF_BLOCKS).map(String::from).collect();
+    let row = |(block, [share, cosines @ ..]): (String, [Option<f64>; 4])| {
+        let share = share.map(|share| format!("{:.2} %", 100.0 * share));
+        let cosines = cosines.into_iter().flatten().map(|cosine| format!("{cosine:.3}"));
+        std::iter::once(block).chain(share).chain(cosines).collect()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(blocks(gram).map(row)).collect();
     format!("by block\n{}", output::table(&rows))
 }
 

@@ -10,7 +10,7 @@ use taskbasis::hub::{Hub, HubOptions};
 use taskbasis::tower::text::TextForm;
 use taskbasis::{
     Activation, EncoderOptions, Error, Prompts, Result, ScoreFunction, TextEncoder, TextHints, TextModel, check_output,
-    replace_file, save_arrays,
+    save_arrays,
 };
 
 use crate::args::threads;
@@ -150,10 +150,7 @@ impl Heads {
         save_arrays(&self.output, &arrays, &about, &[])?;
         if let Some(path) = &self.write_classes {
             let lists: Map<String, Value> = tasks.iter().map(|(task, names, _)| (task.clone(), json!(names))).collect();
-            replace_file(path, &[], |sibling| {
-                std::fs::write(sibling, format!("{}\n", Value::Object(lists)))
-                    .map_err(|e| Error::io("cannot write", path, e))
-            })?;
+            output::text_file(path, &format!("{}\n", Value::Object(lists)))?;
         }
 
         let after = output::after_writing(&self.output);

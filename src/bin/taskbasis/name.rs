@@ -4,20 +4,19 @@ use std::str::FromStr;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use taskbasis::{Bundle, BundleUpdate, Error, Result, TaskExpr, Visible, check_output};
+use taskbasis::{Bundle, BundleUpdate, Error, Result, TaskExpr, Visible};
 
+use crate::args::ChangedBundle;
 use crate::expression::expression;
 use crate::output;
-use crate::paths::{InPath, OutFile};
 
 /// Keep task expressions in a bundle, under names that are then tasks like any other.
 ///
 /// `taskbasis name m.taskbasis 'best=MNIST@{attn: 0.4, *: 0.3} + SVHN@0.3'`, and from then on `best@0.5 - Cars`.
 #[derive(Args)]
 pub struct Name {
-    /// The bundle.
-    #[arg(value_name = "FILE")]
-    bundle: InPath,
+    #[command(flatten)]
+    changed: ChangedBundle,
 
     /// A name and what it is to stand for, in the place of what it stands for now. The expression may be `@FILE.json`,
     /// what `fit` wrote.
@@ -27,10 +26,6 @@ pub struct Name {
     /// A name to forget; may be given several times.
     #[arg(long, value_name = "NAME")]
     forget: Vec<String>,
-
-    /// Where to write the changed bundle, instead of in the place of the old one.
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<OutFile>,
 }
 
 /// `NAME=EXPR`
@@ -55,15 +50,13 @@ impl Name {
     /// Says that the bundle is changed.
     ///
     /// # Errors
-    /// As [`InPath::is_changed`].
+    /// As [`ChangedBundle::check_place`].
     pub fn check_place(&self) -> Result<()> {
-        self.bundle.is_changed(self.output.is_some(), "-o names the file for the changed bundle")
+        self.changed.check_place()
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let path = self.output.as_deref().unwrap_or(&self.bundle);
-        let bundle = Bundle::open(&self.bundle)?;
-        check_output(path, &[])?;
+        let (bundle, path) = self.changed.open()?;
         let mut update = BundleUpdate::of_names(&bundle);
         for name in &self.forget {
             update.forget(name)?;

@@ -2,42 +2,35 @@
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Bundle, BundleUpdate, Result, Router, Visible, check_output, present};
+use taskbasis::{BundleUpdate, Result, Router, Visible, present};
 
+use crate::args::ChangedBundle;
 use crate::output;
-use crate::paths::{InPath, OutFile};
 
 /// Take tasks out of a bundle: their coefficients, heads and residuals. All other tasks stay as they are, to the bit.
 ///
 /// The vectors stay too, so a task without a residual frees some bytes only.
 #[derive(Args)]
 pub struct RemoveTask {
-    /// The bundle.
-    #[arg(value_name = "FILE")]
-    bundle: InPath,
+    #[command(flatten)]
+    changed: ChangedBundle,
 
     /// The tasks.
     #[arg(value_name = "TASK", required = true)]
     tasks: Vec<String>,
-
-    /// Where to write the changed bundle, instead of in the place of the old one.
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<OutFile>,
 }
 
 impl RemoveTask {
     /// Says that the bundle is changed.
     ///
     /// # Errors
-    /// As [`InPath::is_changed`].
+    /// As [`ChangedBundle::check_place`].
     pub fn check_place(&self) -> Result<()> {
-        self.bundle.is_changed(self.output.is_some(), "-o names the file for the changed bundle")
+        self.changed.check_place()
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let path = self.output.as_deref().unwrap_or(&self.bundle);
-        let bundle = Bundle::open(&self.bundle)?;
-        check_output(path, &[])?;
+        let (bundle, path) = self.changed.open()?;
         let mut update = BundleUpdate::of_names(&bundle);
         for task in &self.tasks {
             update.remove(task)?;

@@ -70,7 +70,7 @@ impl MergedVector<'_> {
 
 impl VectorSource for MergedVector<'_> {
     fn changes(&self, parameter: &str) -> bool {
-        self.parameter(parameter).is_some_and(|parameter| parameter.changed.get() == Some(&true))
+        self.parameter(parameter).is_some_and(TunedParameter::is_changed)
     }
 
     fn values(&self, parameter: &str) -> Result<Vec<f32>> {

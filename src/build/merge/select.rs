@@ -22,7 +22,7 @@ pub(super) fn smallest(family: &Family, dare: Option<Dare>, rank: u64, threads: 
     threads::share(threads, items, |(t, found): (usize, &mut f32), piece: &mut Piece| {
         let mut count = |upper: Option<u32>| -> Result<Vec<u64>> {
             let mut counts: Vec<u64> = try_zeroed(1 << 16)?;
-            for parameter in family.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true)) {
+            for parameter in family.parameters.iter().filter(|parameter| parameter.is_changed()) {
                 let masks = dare.map(|dare| dare.masks(&tasks, &parameter.name));
                 for range in split(0..parameter.numel(), READ) {
                     let values = piece.read(parameter, t, range.clone())?;

@@ -56,7 +56,7 @@ pub(super) struct Trimmed {
 
 impl Trimmed {
     pub(super) fn new(family: &Family, ties: Ties, dare: Option<Dare>, threads: usize) -> Result<Self> {
-        let changed = || family.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true));
+        let changed = || family.parameters.iter().filter(|parameter| parameter.is_changed());
         let total: usize = changed().map(TunedParameter::numel).sum();
         let rank = total as u64 - (total as f64 * ties.keep) as u64;
         let thresholds = match rank {

@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use serde_json::Value;
+use taskbasis::Result;
 use taskbasis::build::Gram;
-use taskbasis::{Result, Selector};
 
 use super::choices::{Choice, knee};
+use super::summary::{OF_BLOCKS, blocks, kept};
 use crate::output;
 use crate::report::plot::{COLOURS, Curve, Lines};
-use crate::report::{begin, end, escape, legend, paragraph, section};
+use crate::report::{begin, end, heat_table, legend, paragraph, section};
 
 /// The content of a page.
 pub(super) struct Page<'a> {
@@ -100,12 +101,7 @@ impl Page<'_> {
 
     fn spectrum(&self, out: &mut String) -> Result<()> {
         let curve = |name: &str, colour: usize, spectrum: &[f64]| {
-            let whole = spectrum.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-            let mut kept = 0.0;
-            let points = spectrum.iter().enumerate().map(|(m, value)| {
-                kept += value;
-                ((m + 1) as f64, 100.0 * kept / whole)
-            });
+            let points = kept(spectrum).into_iter().enumerate().map(|(m, share)| ((m + 1) as f64, 100.0 * share));
             Curve { name: name.to_owned(), points: points.collect(), colour, dashed: false, marks: true }
         };
         let curves = vec![
@@ -125,46 +121,11 @@ impl Page<'_> {
             let cells = (0..tasks.len()).map(move |j| Some(self.gram.cosine(i, j)));
             (tasks[i].clone(), cells.collect())
         });
-        heat_table(header, rows)
+        heat_table(header, rows, 1.0, |cosine| format!("{cosine:.3}"))
     }
 
     fn blocks(&self) -> String {
-        let tasks = self.gram.tasks().len();
-        let rows = self.gram.by_group(Selector::of_block).into_iter().map(|part| {
-            let share = (0..tasks).map(|t| part.get(t, t) / self.gram.get(t, t)).sum::<f64>() / tasks as f64;
-            let pairs = (0..tasks).flat_map(|i| (0..i).map(move |j| (i, j)));
-            let cosines: Vec<f64> = pairs.map(|(i, j)| part.cosine(i, j)).collect();
-            let of = |value: f64| (!cosines.is_empty()).then_some(value);
-            let mean = cosines.iter().sum::<f64>() / cosines.len().max(1) as f64;
-            let least = cosines.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            (part.group.to_string(), vec![Some(share), of(mean), of(least), of(most)])
-        });
-        heat_table(["share of the square length", "cosine: mean", "least", "most"].into_iter(), rows)
+        let rows = blocks(self.gram).map(|(block, numbers)| (block, numbers.to_vec()));
+        heat_table(OF_BLOCKS.into_iter(), rows, 1.0, |number| format!("{number:.3}"))
     }
-}
-
-/// A table of shares and cosines: blue for what is above 0, orange for what is below.
-fn heat_table<'a>(
-    header: impl Iterator<Item = &'a str>,
-    rows: impl Iterator<Item = (String, Vec<Option<f64>>)>,
-) -> String {
-    let mut html = "<div class=\"scroll\"><table>\n<tr><th></th>".to_owned();
-    header.for_each(|name| html += &format!("<th>{}</th>", escape(name)));
-    html += "</tr>\n";
-    for (name, cells) in rows {
-        let _ = write!(html, "<tr><td>{}</td>", escape(&name));
-        for cell in cells {
-            let _ = match cell {
-                Some(value) => {
-                    let (r, g, b) = COLOURS[usize::from(value < 0.0)];
-                    let share = 0.8 * value.abs().min(1.0);
-                    write!(html, "<td style=\"background: rgba({r},{g},{b},{share:.3})\">{value:.3}</td>")
-                }
-                None => write!(html, "<td>—</td>"),
-            };
-        }
-        html += "</tr>\n";
-    }
-    html + "</table></div>\n"
 }

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use taskbasis::build::Family;
-use taskbasis::{
-    BasisFile, Error, ModelOptions, OpenModel, Result, Scope, Target, TaskExpr, check_output, replace_file,
-};
+use taskbasis::{BasisFile, Error, ModelOptions, OpenModel, Result, Scope, Target, TaskExpr, check_output};
 
 use super::measured::{Part, percent};
 use super::options::Eval;
@@ -80,10 +78,7 @@ pub(super) fn accuracies(eval: &Eval, bench: &Bench<'_>, folder: &Path, as_json:
     }
     bar.finish_and_clear();
     for (file, accuracies) in files.iter().zip(&measured) {
-        let text = python_json(accuracies)?;
-        replace_file(file, &[], |sibling| {
-            std::fs::write(sibling, &text).map_err(|e| Error::io("cannot write", file, e))
-        })?;
+        output::text_file(file, &python_json(accuracies)?)?;
     }
     let after = output::after_writing(folder);
     if as_json {

@@ -4,14 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use taskbasis::checkpoint::is_image_tower;
-use taskbasis::{Error, Grouping, Result, Selector, TaskExpr, check_output, replace_file};
+use taskbasis::{Error, Grouping, Result, Selector, TaskExpr, check_output};
 
 use super::measured::percent;
 use super::options::Eval;
 use super::workbench::Bench;
 use crate::output;
-use crate::report::plot::COLOURS;
-use crate::report::{begin, end, escape, paragraph, section};
+use crate::report::{begin, end, heat_table, paragraph, section};
 
 /// One task's accuracies.
 struct Row {
@@ -80,10 +79,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
         json["skipped_images"] = images;
     }
     if let Some(path) = &eval.report {
-        let html = page(&groups, &rows, &json);
-        replace_file(path, &[], |sibling| {
-            std::fs::write(sibling, html).map_err(|e| Error::io("cannot write", path, e))
-        })?;
+        output::text_file(path, &page(&groups, &rows, &json))?;
     }
     if as_json {
         return output::json(&json);
@@ -129,19 +125,9 @@ fn page(groups: &[String], rows: &[Row], json: &Value) -> String {
     out += &paragraph("Percentage points on the test split. Blue is a gain of the change, orange a loss by it.");
     for (title, of) in TABLES {
         let largest = rows.iter().flat_map(of).map(f64::abs).fold(f64::MIN_POSITIVE, f64::max);
-        let mut html = "<div class=\"scroll\"><table>\n<tr><th></th>".to_owned();
-        groups.iter().for_each(|group| html += &format!("<th>{}</th>", escape(group)));
-        html += "</tr>\n";
-        for row in rows {
-            let _ = write!(html, "<tr><td>{}</td>", escape(&row.task));
-            for points in of(row) {
-                let (r, g, b) = COLOURS[usize::from(points < 0.0)];
-                let share = 0.8 * points.abs() / largest;
-                let _ = write!(html, "<td style=\"background: rgba({r},{g},{b},{share:.3})\">{points:+.1}</td>");
-            }
-            html += "</tr>\n";
-        }
-        section(&mut out, title, "", &(html + "</table></div>\n"));
+        let rows = rows.iter().map(|row| (row.task.clone(), of(row).into_iter().map(Some).collect()));
+        let table = heat_table(groups.iter().map(String::as_str), rows, largest, |points| format!("{points:+.1}"));
+        section(&mut out, title, "", &table);
     }
     out + &end(&format!("{json:#}"))
 }

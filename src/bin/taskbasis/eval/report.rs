@@ -1,14 +1,12 @@
 //! The sweep as one page: accuracy over λ, what was tested beside zero-shot and fine-tuned, the basis's coefficients.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 use taskbasis::{Basis, Result};
 
 use super::finetuned::Finetuned;
 use super::measured::{Measured, percent};
 use crate::report::plot::{COLOURS, Curve, Lines};
-use crate::report::{bars, begin, end, escape, legend, paragraph, section};
+use crate::report::{bars, begin, end, heat_table, legend, paragraph, section};
 
 /// The content of a page.
 pub(super) struct Page<'a> {
@@ -94,22 +92,7 @@ impl Page<'_> {
 fn heat_map(basis: &Basis) -> String {
     let table = basis.recovery();
     let largest = table.iter().flatten().map(f64::abs).fold(f64::MIN_POSITIVE, f64::max);
-    let mut html = "<div class=\"scroll\"><table>\n<tr><th></th>".to_owned();
-    basis.tasks().iter().for_each(|task| html += &format!("<th>{}</th>", escape(task)));
-    html += "</tr>\n";
-    for m in 0..basis.vectors() {
-        let _ = write!(html, "<tr><td>s{m}</td>");
-        for t in 0..basis.tasks().len() {
-            let _ = match table.get(m, t) {
-                Some(value) => {
-                    let (r, g, b) = COLOURS[usize::from(value < 0.0)];
-                    let share = 0.8 * value.abs() / largest;
-                    write!(html, "<td style=\"background: rgba({r},{g},{b},{share:.3})\">{value:.3}</td>")
-                }
-                None => write!(html, "<td>—</td>"),
-            };
-        }
-        html += "</tr>\n";
-    }
-    html + "</table></div>\n"
+    let tasks = 0..basis.tasks().len();
+    let rows = (0..basis.vectors()).map(|m| (format!("s{m}"), tasks.clone().map(|t| table.get(m, t)).collect()));
+    heat_table(basis.tasks().iter().map(String::as_str), rows, largest, |value| format!("{value:.3}"))
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use taskbasis::{Error, Result, TaskExpr, check_output, replace_file};
+use taskbasis::{Error, Result, TaskExpr, check_output};
 
 use super::data::Labelled;
 use super::finetuned::Finetuned;
@@ -78,10 +78,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
             basis: bench.session.model().basis().filter(|_| eval.tasks_dir.is_none()),
             json: &json,
         };
-        let html = page.html()?;
-        replace_file(path, &[], |sibling| {
-            std::fs::write(sibling, html).map_err(|e| Error::io("cannot write", path, e))
-        })?;
+        output::text_file(path, &page.html()?)?;
     }
     bar.finish_and_clear();
     if as_json {

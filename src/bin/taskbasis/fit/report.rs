@@ -1,14 +1,12 @@
 //! The search as one page: how the objective fell, what was tested, and the λ.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 use taskbasis::fit::{Candidate, Fitted, Measure};
 use taskbasis::{Result, Scale};
 
 use super::tested::Tested;
-use crate::report::plot::{COLOURS, Curve, Lines};
-use crate::report::{bars, begin, end, escape, legend, paragraph, section};
+use crate::report::plot::{Curve, Lines};
+use crate::report::{bars, begin, end, heat_table, legend, paragraph, section};
 
 /// The content of a page.
 pub(super) struct Page<'a> {
@@ -76,20 +74,11 @@ impl Page<'_> {
         };
         let largest = (0..terms.len()).flat_map(|t| (0..names.len()).map(move |group| (t, group)));
         let largest = largest.map(|(t, group)| lambda(t, group).abs()).fold(f64::MIN_POSITIVE, f64::max);
-        let mut html = "<div class=\"scroll\"><table>\n<tr><th></th>".to_owned();
-        self.tasks.iter().for_each(|task| html += &format!("<th>{}</th>", escape(task)));
-        html += "</tr>\n";
-        for (group, name) in names.iter().enumerate() {
-            let _ = write!(html, "<tr><td>{}</td>", escape(name));
-            for t in 0..terms.len() {
-                let (r, g, b) = COLOURS[usize::from(lambda(t, group) < 0.0)];
-                let share = 0.8 * lambda(t, group).abs() / largest;
-                let _ =
-                    write!(html, "<td style=\"background: rgba({r},{g},{b},{share:.3})\">{:.4}</td>", lambda(t, group));
-            }
-            html += "</tr>\n";
-        }
-        html + "</table></div>\n"
+        let rows = names.into_iter().enumerate().map(|(group, name)| {
+            let cells = (0..terms.len()).map(|t| Some(lambda(t, group))).collect();
+            (name, cells)
+        });
+        heat_table(self.tasks.iter().map(String::as_str), rows, largest, |lambda| format!("{lambda:.4}"))
     }
 }
 

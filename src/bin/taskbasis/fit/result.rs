@@ -1,8 +1,9 @@
 //! What is written: one JSON that other commands take, and which files it is of.
 
 use serde_json::{Value, json};
-use taskbasis::{Basis, Checkpoint, Error, Fingerprint, Result, replace_file};
+use taskbasis::{Basis, Checkpoint, Error, Fingerprint, Result};
 
+use crate::output;
 use crate::paths::OutFile;
 
 /// The files that coefficients are of: an expression means something else with other vectors.
@@ -29,11 +30,7 @@ impl Identity {
 
 /// Writes the result where that is asked for.
 pub(super) fn write(path: Option<&OutFile>, json: &Value) -> Result<()> {
-    path.map_or(Ok(()), |path| write_text(path, &format!("{json:#}\n")))
-}
-
-pub(super) fn write_text(path: &OutFile, text: &str) -> Result<()> {
-    replace_file(path, &[], |sibling| std::fs::write(sibling, text).map_err(|e| Error::io("cannot write", path, e)))
+    path.map_or(Ok(()), |path| output::text_file(path, &format!("{json:#}\n")))
 }
 
 pub(super) fn no_basis() -> Error {

@@ -10,7 +10,7 @@ use taskbasis::{Dataset, Encoder, Error, Grouping, Result, TaskExpr};
 use super::images::Source;
 use super::options::Fit;
 use super::report::Page;
-use super::result::{Identity, no_basis, write, write_text};
+use super::result::{Identity, no_basis, write};
 use super::tested::Tested;
 use crate::accuracy::Judge;
 use crate::args::Session;
@@ -86,7 +86,7 @@ pub(super) fn run(fit: &Fit, as_json: bool) -> Result<()> {
     write(fit.output.as_ref(), &json)?;
     if let Some(path) = &fit.report {
         let page = Page { tasks: &tasks, found: &found, tested: tested.as_ref(), json: &json };
-        write_text(path, &page.html()?)?;
+        output::text_file(path, &page.html()?)?;
     }
     if as_json {
         return output::json(&json);

@@ -1,6 +1,7 @@
 //! The options that several commands share, and what they open.
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use clap::builder::RangedU64ValueParser;
@@ -9,13 +10,13 @@ use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, GraphChoice, Head, MapMode, Model, ModelOptions,
     OpenModel, PrecisionChoice, Preprocess, Promotion, Residency, Result, SelfTest, TaskExpr, TaskWeights, TowerConfig,
-    head_tasks, open_head,
+    check_output, head_tasks, open_head,
 };
 
 use super::choice::{choice, value};
 use super::conflicts::{Given, Refused, option, options};
 use super::graph::{self, BindArgs};
-use super::paths::{BasePath, InPath};
+use super::paths::{BasePath, InPath, OutFile};
 use super::provider::{self, PlacementArgs, ProviderArgs};
 use super::tower::TowerArgs;
 use super::{checkpoints, output, paths};
@@ -412,4 +413,34 @@ pub fn tell(tower: &TowerConfig) {
 /// The built graph is as good as optimising makes it.
 pub fn no_graph() -> Error {
     Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
+}
+
+/// A bundle that is changed: in its place, or in a copy.
+#[derive(Args)]
+pub struct ChangedBundle {
+    /// The bundle.
+    #[arg(value_name = "FILE")]
+    bundle: InPath,
+
+    /// Where to write the changed bundle, instead of in the place of the old one.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<OutFile>,
+}
+
+impl ChangedBundle {
+    /// Says that the bundle is changed.
+    ///
+    /// # Errors
+    /// As [`InPath::is_changed`].
+    pub fn check_place(&self) -> Result<()> {
+        self.bundle.is_changed(self.output.is_some(), "-o names the file for the changed bundle")
+    }
+
+    /// The bundle, and where the changed one is to be written, which can be.
+    pub fn open(&self) -> Result<(Bundle, &Path)> {
+        let path = self.output.as_deref().unwrap_or(&self.bundle);
+        let bundle = Bundle::open(&self.bundle)?;
+        check_output(path, &[])?;
+        Ok((bundle, path))
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use parking_lot::Mutex;
 use serde_json::Value;
-use taskbasis::{Error, Result, Visible, VisibleLines};
+use taskbasis::{Error, Result, Visible, VisibleLines, replace_file};
 
 /// One readable paragraph.
 pub fn error(error: &Error) {
@@ -81,6 +81,11 @@ fn write(text: &str) -> Result<()> {
 /// One JSON value.
 pub fn json(value: &Value) -> Result<()> {
     write(&format!("{value:#}\n"))
+}
+
+/// Writes a file of this text: whole or not at all.
+pub fn text_file(path: &Path, text: &str) -> Result<()> {
+    replace_file(path, &[], |sibling| std::fs::write(sibling, text).map_err(|e| Error::io("cannot write", path, e)))
 }
 
 /// Whether progress is told to a program, as `--progress` asks; set once, before any work.

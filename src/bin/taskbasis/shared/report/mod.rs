@@ -85,6 +85,34 @@ pub fn bars(y: &'static str, groups: Vec<String>, series: Vec<(String, Vec<f64>)
     Ok(bars.svg()? + &legend(&names.collect::<Vec<_>>()))
 }
 
+/// A table of numbers over colours: blue for what is above 0, orange for what is below, the stronger the nearer it is
+/// to `largest`. A row is a name and its numbers; where there is none, a dash.
+pub fn heat_table<'a>(
+    columns: impl Iterator<Item = &'a str>,
+    rows: impl Iterator<Item = (String, Vec<Option<f64>>)>,
+    largest: f64,
+    show: impl Fn(f64) -> String,
+) -> String {
+    let mut html = "<div class=\"scroll\"><table>\n<tr><th></th>".to_owned();
+    columns.for_each(|name| html += &format!("<th>{}</th>", escape(name)));
+    html += "</tr>\n";
+    for (name, cells) in rows {
+        let _ = write!(html, "<tr><td>{}</td>", escape(&name));
+        for cell in cells {
+            html += &cell.map_or_else(
+                || "<td>—</td>".to_owned(),
+                |value| {
+                    let (r, g, b) = COLOURS[usize::from(value < 0.0)];
+                    let share = 0.8 * value.abs() / largest;
+                    format!("<td style=\"background: rgba({r},{g},{b},{share:.3})\">{}</td>", show(value))
+                },
+            );
+        }
+        html += "</tr>\n";
+    }
+    html + "</table></div>\n"
+}
+
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
