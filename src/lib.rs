@@ -61,6 +61,8 @@ pub mod heads;
 pub mod hub;
 #[allow(unsafe_code)]
 pub mod kernel;
+#[cfg(feature = "build")]
+mod linalg;
 #[allow(unsafe_code)]
 pub mod mmap;
 #[cfg(test)]
@@ -86,7 +88,9 @@ pub mod weights;
 pub use atomic_file::remove_unfinished_files;
 pub use atomic_file::{OutputLock, PartialFolder, check_output, lock_output, replace_file};
 pub use basis::{Basis, CoefficientMatrix, Coefficients, Grouping, Kind, Method, Scale, Selector, Target, TaskExpr};
-pub use bundle::{BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
+pub use bundle::{
+    BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, StoredFormat, VectorFormat,
+};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
@@ -108,7 +112,7 @@ pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use router::{Choice, FeatureKind, Route, Routed, Router, Routing};
 #[cfg(feature = "build")]
 pub use router::{FitReport, RouterFit};
-pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
+pub use tensor::{BlockFormat, Blocks, DType, LowRank, LowRankFormat, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};
 pub use tower::{

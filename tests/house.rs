@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 25] = [
     &["descent", "random"],
     &["mmap", "atomic_file"],
     &["tensor"],
-    &["checkpoint"],
+    &["checkpoint", "linalg"],
     &["hub"],
     &["kernel"],
     &["basis"],

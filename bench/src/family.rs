@@ -7,7 +7,7 @@ use serde::Serialize;
 use taskbasis::weights::Layout;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, Grouping, MapMode,
-    Model, ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
+    Model, ModelOptions, OpenModel, Packer, Result, StoredFormat, TaskExpr, TaskWeights, WeightsCache,
 };
 
 use super::machine;
@@ -91,7 +91,7 @@ impl Family {
 
     /// Packs bundles of the basis with its vectors in these formats, the base left out. The basis's own format is
     /// passed over, and so are all where it cannot be packed, which is said.
-    pub fn add_formats(&mut self, formats: &[VectorFormat], hints: ArchHints) -> Result<()> {
+    pub fn add_formats(&mut self, formats: &[StoredFormat], hints: ArchHints) -> Result<()> {
         let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
         let mut packer = match Packer::new(&base, &basis, hints) {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
@@ -104,10 +104,10 @@ impl Family {
         let bar = output::progress(formats.len(), "packing other formats");
         let stem = self.basis().file_stem().map_or("basis".into(), |stem| stem.to_string_lossy().into_owned());
         let mut packed = Vec::new();
-        for format in formats.iter().filter(|format| format.name() != self.bases[0].0) {
-            let path = self.root.join(format!("{stem}_{}.taskbasis", format.name()));
+        for format in formats.iter().filter(|format| format.to_string() != self.bases[0].0) {
+            let path = self.root.join(format!("{stem}_{format}.taskbasis"));
             make(&path, |path| packer.write(path, &packer.uniform(*format), &[], &|_| ()).map(drop))?;
-            packed.push((format.name().to_owned(), path));
+            packed.push((format.to_string().to_owned(), path));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -116,14 +116,14 @@ impl Family {
     }
 
     /// Packs the family as one bundle that holds its base, f32. For image towers whose shapes tell everything.
-    pub fn packed(&self, format: VectorFormat) -> Result<Self> {
+    pub fn packed(&self, format: StoredFormat) -> Result<Self> {
         let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
         let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
         packer.base_format(BaseFormat::F32);
         let (root, folder) = root(None)?;
         let path = root.join("model.taskbasis");
         packer.write(&path, &packer.uniform(format), &[], &|_| ())?;
-        let bases = vec![(format.name().to_owned(), path)];
+        let bases = vec![(format.to_string().to_owned(), path)];
         Ok(Self { name: self.name.clone(), base: None, bases, root, _folder: folder })
     }
 

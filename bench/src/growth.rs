@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr, VectorFormat};
+use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr};
 
 use super::family::{Family, InTurn, basis_of};
 use super::machine;
@@ -166,7 +166,7 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
     let vectors = tasks.min(100);
     let wanted = small(tasks, vectors);
     let family = Family::synthetic(&wanted, &format!("small-{tasks}"), keep)?;
-    let bundle = family.packed(VectorFormat::F32)?;
+    let bundle = family.packed("f32".parse()?)?;
     let runs = if quick { 10 } else { 100 };
     let model = family.open(1, usize::MAX)?;
     let names: Vec<String> = (0..tasks).map(|t| TaskExpr::task(format!("Task{t}")).to_string()).collect();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use taskbasis::VectorFormat;
+use taskbasis::StoredFormat;
 
 use crate::args::EncoderArgs;
 use crate::command_line::{GlobalArgs, Options};
@@ -41,7 +41,7 @@ pub struct Bench {
 
     /// Reconstruct from vectors in these formats too.
     #[arg(long, value_name = "FORMAT", value_delimiter = ',', num_args = 0.., default_value = "f16,bf16,q8,q4")]
-    pub formats: Vec<VectorFormat>,
+    pub formats: Vec<StoredFormat>,
 
     /// Keep the synthetic family's files in this folder, and use those that are there.
     #[arg(long, value_name = "FOLDER", conflicts_with = "basis")]

@@ -15,8 +15,9 @@ use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::tensor::Source;
 
-/// M basis vectors over the parameters of one model, and how T tasks are recovered from them.
-#[derive(Debug)]
+/// M basis vectors over the parameters of one model, and how T tasks are recovered from them. Cloning copies no
+/// values.
+#[derive(Clone, Debug)]
 pub struct Basis {
     path: PathBuf,
     vectors: usize,
@@ -46,7 +47,7 @@ pub(crate) struct BasisContents {
 }
 
 /// One parameter of the model: what every basis vector holds for it, in one shape.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parameter {
     shape: Box<[usize]>,
     /// The vectors', then PCA's mean's, then the residuals'. Empty where it is known that none changes anything.

@@ -14,7 +14,7 @@ use super::items::{head_items, recovery_item, vector_item};
 use super::measure::ratio;
 use super::merge_source::{AddedMerge, Squares};
 use super::opened::Bundle;
-use super::quantise::VectorFormat;
+use super::quantise::StoredFormat;
 use super::recombination::Recombination;
 use super::solve::least_squares;
 use super::task_fit::TaskFit;
@@ -36,7 +36,7 @@ pub struct NewTask<'a> {
     /// Its head, with class names where there are some.
     pub head: Option<Head>,
     /// The format in which to store what the span lacks of it; `None`: that is given up.
-    pub residual: Option<BlockFormat>,
+    pub residual: Option<StoredFormat>,
 }
 
 /// Changes to a bundle, gathered and then written as a whole.
@@ -78,7 +78,7 @@ pub(super) enum KeptRouter {
 pub(super) struct NewResidual<'a> {
     pub(super) task: usize,
     finetuned: &'a Checkpoint,
-    format: BlockFormat,
+    format: StoredFormat,
     /// Its task's place among the fits.
     fit: usize,
 }
@@ -208,7 +208,7 @@ impl<'a> BundleUpdate<'a> {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where it has a residual already;
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a checkpoint of another model;
     /// [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for a task without coefficients.
-    pub fn residual(&mut self, task: &str, finetuned: &'a Checkpoint, format: BlockFormat) -> Result<&TaskFit> {
+    pub fn residual(&mut self, task: &str, finetuned: &'a Checkpoint, format: StoredFormat) -> Result<&TaskFit> {
         let t = self.task_without_residual(task)?;
         let fit = self.fit_of(t, finetuned)?;
         Ok(self.add_fit(fit, t, finetuned, Some(format)))
@@ -227,7 +227,7 @@ impl<'a> BundleUpdate<'a> {
         fit: TaskFit,
         task: usize,
         finetuned: &'a Checkpoint,
-        residual: Option<BlockFormat>,
+        residual: Option<StoredFormat>,
     ) -> &TaskFit {
         let index = self.push_fit(fit);
         self.residuals.extend(residual.map(|format| NewResidual { task, finetuned, format, fit: index }));
@@ -302,7 +302,7 @@ impl<'a> BundleUpdate<'a> {
                 metadata.blocks.extend(record.map(|record| (role.to_string(), record.clone())));
                 items.push(Item::copy(role, tensor));
             }
-            items.push(recovery_item(&table, &[vectors, self.columns.len()]));
+            items.push(recovery_item(table, &[vectors, self.columns.len()]));
             items.extend(self.golden.iter().map(|golden| Item::f32(Role::Golden, &[golden.len()], golden)));
             if let KeptRouter::Replaced(bytes) = &self.router {
                 items.push(Item::new(Role::Router, DType::U8, &[bytes.len()], |sink| sink.write(bytes)));
@@ -318,7 +318,7 @@ impl<'a> BundleUpdate<'a> {
             for (r, residual) in self.residuals.iter().enumerate() {
                 for &(parameter, shape) in &kept {
                     let role = Role::Residual(first_new + r, parameter);
-                    let format = VectorFormat::Blocks(residual.format).for_shape(shape);
+                    let format = residual.format.for_shape(shape);
                     let update = &self;
                     let squared_errors = &squared_errors;
                     items.push(vector_item(role, format, shape, None, &mut metadata.blocks, move |sink| {
@@ -391,8 +391,8 @@ impl<'a> BundleUpdate<'a> {
         residuals: usize,
         items: &mut Vec<Item<'_>>,
     ) -> Result<()> {
-        let format = VectorFormat::Blocks(BlockFormat::Q2);
-        let stride = format.stored_bytes(shape.iter().product())?;
+        let format = StoredFormat::from(BlockFormat::Q2);
+        let stride = format.stored_bytes(shape)?;
         let vectors = self.metadata.basis.vectors;
         let mean = self.metadata.basis.mean.then_some((Role::Mean(parameter), None));
         let of_vectors = std::iter::once((Role::Vectors(parameter), Some(vectors))).chain(mean);
@@ -459,11 +459,10 @@ impl<'a> BundleUpdate<'a> {
         residual: &NewResidual<'_>,
         parameter: &str,
         shape: &[usize],
-        format: VectorFormat,
+        format: StoredFormat,
     ) -> Result<(Vec<u8>, f64)> {
-        let numel: usize = shape.iter().product();
         let tuned = self.tuned(residual.finetuned, parameter)?;
-        encoded_row(numel, self.threads, format, |range| {
+        encoded_row(shape, self.threads, format, |range| {
             let (mut rest, _) = self.target(tuned, parameter, range, true)?;
             let vectors = self.sources_of(parameter, self.metadata.basis.vectors);
             for (vector, &a) in vectors.iter().zip(&self.columns[residual.task]) {

@@ -1,21 +1,24 @@
 //! Which format each parameter gets: one for all, or the smallest mixture that keeps a promise.
 
+use std::collections::HashMap;
+
 use indexmap::IndexMap;
 
-use super::measure::{Gram, encode, ratio, task_factors};
-use super::quantise::VectorFormat;
+use super::measure::{EncodedVectors, Gram, directions, encode, encode_low_rank, ratio, task_factors};
+use super::quantise::{StoredFormat, VectorFormat};
 use crate::basis::{Basis, Parameter};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::tensor::BlockFormat;
+use crate::tensor::{BlockFormat, LowRankFormat, matrix_of};
 
 /// The format of every parameter that the vectors change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Formats(IndexMap<String, VectorFormat>);
+pub struct Formats(IndexMap<String, StoredFormat>);
 
-/// The formats that a mixture is made of, from the smallest on. bf16 is not among them: q8 takes half its bytes for
-/// less error.
-const CANDIDATES: [VectorFormat; 7] = [
+/// The formats that a mixture is made of, value by value, from the smallest on. bf16 is not among them: q8 takes half
+/// its bytes for less error.
+const CANDIDATES: [VectorFormat; 8] = [
+    VectorFormat::Blocks(BlockFormat::Q1),
     VectorFormat::Blocks(BlockFormat::Q2),
     VectorFormat::Blocks(BlockFormat::Q3),
     VectorFormat::Blocks(BlockFormat::Q4),
@@ -25,17 +28,23 @@ const CANDIDATES: [VectorFormat; 7] = [
     VectorFormat::F32,
 ];
 
+/// The ranks of matrices that are candidates too, their factors in [`FACTORS`].
+const RANKS: [usize; 9] = [2, 4, 8, 12, 16, 24, 32, 48, 64];
+
+/// Of q3 to q8, q3 and q4 lose least for their bytes (docs/bundle-format.md), and q4 is the faster one.
+const FACTORS: BlockFormat = BlockFormat::Q4;
+
 impl Formats {
     /// `format` for the matrices, and what [`VectorFormat::for_shape`] makes of it for the rest.
     pub(super) fn uniform<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a Parameter)>,
-        format: VectorFormat,
+        format: StoredFormat,
     ) -> Self {
         Self(parameters.map(|(name, parameter)| (name.to_owned(), format.for_shape(parameter.shape()))).collect())
     }
 
     /// The format of a parameter.
-    pub fn get(&self, parameter: &str) -> Option<VectorFormat> {
+    pub fn get(&self, parameter: &str) -> Option<StoredFormat> {
         self.0.get(parameter).copied()
     }
 
@@ -43,7 +52,7 @@ impl Formats {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a parameter that no vector changes.
-    pub fn set(&mut self, parameter: &str, format: VectorFormat) -> Result<()> {
+    pub fn set(&mut self, parameter: &str, format: StoredFormat) -> Result<()> {
         match self.0.get_mut(parameter) {
             Some(of) => {
                 *of = format;
@@ -54,16 +63,47 @@ impl Formats {
     }
 
     /// Every parameter with its format.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, VectorFormat)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, StoredFormat)> {
         self.0.iter().map(|(name, &format)| (name.as_str(), format))
     }
 
-    /// The formats, each with the number of parameters that have it, the largest format first.
-    pub fn count(&self) -> Vec<(VectorFormat, usize)> {
-        let of = |format| self.0.values().filter(|&&f| f == format).count();
-        VectorFormat::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, n)| *n > 0).collect()
+    /// The formats, each with the number of parameters that have it: value by value, the largest first, then ranks, the
+    /// highest first.
+    pub fn count(&self) -> Vec<(StoredFormat, usize)> {
+        let place = |format: &StoredFormat| match format {
+            StoredFormat::Values(format) => (0, VectorFormat::ALL.iter().position(|known| known == format), 0),
+            StoredFormat::LowRank(format) => (1, None, usize::MAX - format.rank()),
+        };
+        let mut counts: Vec<(StoredFormat, usize)> = Vec::new();
+        for &format in self.0.values() {
+            match counts.iter_mut().find(|(known, _)| *known == format) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((format, 1)),
+            }
+        }
+        counts.sort_by_key(|(format, _)| place(format));
+        counts
     }
 }
+
+/// Whether a format loses what a lower rank does, or what rounding does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LossKind {
+    Rounding,
+    Rank,
+}
+
+impl LossKind {
+    pub(super) fn of(format: StoredFormat) -> Self {
+        match format {
+            StoredFormat::Values(_) => Self::Rounding,
+            StoredFormat::LowRank(_) => Self::Rank,
+        }
+    }
+}
+
+/// The weights of errors: by parameter and kind of loss, the squared distance of embeddings for a squared error of 1.
+pub(super) type Sensitivity = HashMap<(String, LossKind), f64>;
 
 /// The cost of every parameter in every format: measured once, chosen from as often as wanted.
 pub(super) struct FormatCosts {
@@ -75,16 +115,20 @@ pub(super) struct FormatCosts {
 struct ParameterCosts {
     name: String,
     shape: Vec<usize>,
-    /// The costs in each format of [`CANDIDATES`].
+    /// The cost in each format that this parameter may have, the smallest first.
     costs: Vec<Cost>,
 }
 
 struct Cost {
+    format: StoredFormat,
     /// The bytes of all vectors.
     bytes: usize,
     /// The squared error of every task.
     errors: Vec<f64>,
 }
+
+/// One choice for each parameter: the place among its costs.
+type Choice = Vec<usize>;
 
 impl FormatCosts {
     /// Encodes everything in every format. `progress` is told the bytes of the parameters that are done.
@@ -99,25 +143,33 @@ impl FormatCosts {
         let mut norms = vec![0.0; factors.len()];
         let mut all = Vec::with_capacity(parameters.len());
         for &(name, parameter) in parameters {
-            let mut costs = Vec::with_capacity(CANDIDATES.len());
-            for format in CANDIDATES {
-                let encoded = encode(parameter.sources(), format, threads).map_err(|e| e.tensor(name));
-                // What f16 cannot hold is simply not to be chosen.
-                let encoded = match encoded {
-                    Err(_) if format == VectorFormat::F16 => {
-                        costs.push(Cost { bytes: usize::MAX / 2, errors: vec![f64::INFINITY; factors.len()] });
-                        continue;
-                    }
-                    encoded => encoded?,
-                };
+            let mut costs = Vec::new();
+            let mut add = |format: StoredFormat, encoded: EncodedVectors| {
                 if costs.is_empty() {
                     norms.iter_mut().zip(of_tasks(&encoded.vectors)).for_each(|(norm, part)| *norm += part);
                 }
                 let bytes = encoded.rows.iter().map(Vec::len).sum();
-                costs.push(Cost { bytes, errors: of_tasks(&encoded.errors) });
+                costs.push(Cost { format, bytes, errors: of_tasks(&encoded.errors) });
+            };
+            let sources = parameter.sources();
+            let fitting = |format: &StoredFormat| format.for_shape(parameter.shape()) == *format;
+            for format in CANDIDATES.map(StoredFormat::from).into_iter().filter(fitting) {
+                match encode(sources, format, threads) {
+                    // What f16 cannot hold is simply not to be chosen.
+                    Err(_) if format == VectorFormat::F16.into() => {}
+                    encoded => add(format, encoded.map_err(|e| e.tensor(name))?),
+                }
             }
-            let source_bytes: usize = parameter.sources().iter().map(crate::tensor::Source::nbytes).sum();
-            progress(source_bytes as u64);
+            let ranks = low_ranks(parameter.shape());
+            if let Some(most) = ranks.last() {
+                let found = directions(sources, most.rank(), threads).map_err(|e| e.tensor(name))?;
+                for format in ranks {
+                    let encoded = encode_low_rank(sources, &found, format, threads).map_err(|e| e.tensor(name))?;
+                    add(format.into(), encoded);
+                }
+            }
+            costs.sort_by_key(|cost| cost.bytes);
+            progress(sources.iter().map(|source| source.nbytes() as u64).sum());
             all.push(ParameterCosts { name: name.to_owned(), shape: parameter.shape().to_vec(), costs });
         }
         Ok(Self { parameters: all, norms })
@@ -132,15 +184,70 @@ impl FormatCosts {
             return Err(Error::invalid("the largest error must be a number of at least 0").got(max_error));
         }
         let bound = max_error * max_error;
-        let uniform = (0..CANDIDATES.len())
-            .map(|f| self.parameters.iter().map(|p| p.candidate_for(f)).collect::<Vec<_>>())
+        let uniform = CANDIDATES
+            .iter()
+            .filter_map(|&format| self.uniform(format.into()))
             .filter(|choice| self.worst(&self.errors(choice)).1 <= bound);
-        let smaller = |best: Vec<usize>, other: Vec<usize>| match self.bytes(&other) < self.bytes(&best) {
+        let smaller = |best: Choice, other: Choice| match self.bytes(&other) < self.bytes(&best) {
             true => other,
             false => best,
         };
-        let best = uniform.fold(self.mixture(bound), smaller);
-        Ok(Formats(self.parameters.iter().zip(best).map(|(p, f)| (p.name.clone(), CANDIDATES[f])).collect()))
+        Ok(self.formats(&uniform.fold(self.mixture(bound), smaller)))
+    }
+
+    /// The smallest formats of all, and the error of the worst task in them.
+    pub(super) fn smallest(&self) -> (Formats, f64) {
+        let choice = vec![0; self.parameters.len()];
+        (self.formats(&choice), self.worst(&self.errors(&choice)).1.sqrt())
+    }
+
+    /// The formats of a matrix in which it is seen what errors of each kind do: two bits, and a rank of about a
+    /// quarter of its directions. None of what is no matrix, which takes hardly any bytes.
+    pub(super) fn coarse_formats(&self, parameter: &str) -> Vec<StoredFormat> {
+        let Some(found) = self.parameters.iter().find(|p| p.name == parameter) else { return Vec::new() };
+        let Some((rows, columns)) = matrix_of(&found.shape) else { return Vec::new() };
+        let wanted = (rows.min(columns) / 4).max(4);
+        let rank = found.costs.iter().filter_map(|cost| match cost.format {
+            StoredFormat::LowRank(format) => Some(format),
+            StoredFormat::Values(_) => None,
+        });
+        let rank = rank.min_by_key(|format| format.rank().abs_diff(wanted)).map(StoredFormat::from);
+        std::iter::once(BlockFormat::Q2.into()).chain(rank).collect()
+    }
+
+    /// The squared error of a task in one of the formats of a parameter; 0 for one that it may not have.
+    pub(super) fn error(&self, parameter: &str, format: StoredFormat, task: usize) -> f64 {
+        let cost = self.parameters.iter().find(|p| p.name == parameter);
+        let cost = cost.and_then(|p| p.costs.iter().find(|cost| cost.format == format));
+        cost.map_or(0.0, |cost| cost.errors[task])
+    }
+
+    /// The same costs, their errors times what these weights say, as they are and not as shares of a task's length. A
+    /// kind of loss that was not seen in a parameter weighs what the other does, and a parameter without any nothing.
+    pub(super) fn weighed(&self, weights: &Sensitivity) -> Self {
+        let weight = |name: &str, format: StoredFormat| {
+            let of = |kind| weights.get(&(name.to_owned(), kind)).copied();
+            of(LossKind::of(format)).or_else(|| of(LossKind::Rounding)).unwrap_or(0.0)
+        };
+        let parameters = self.parameters.iter().map(|p| {
+            let costs = p.costs.iter().map(|cost| {
+                let weight = weight(&p.name, cost.format);
+                let errors = cost.errors.iter().map(|error| weight * error).collect();
+                Cost { format: cost.format, bytes: cost.bytes, errors }
+            });
+            ParameterCosts { name: p.name.clone(), shape: p.shape.clone(), costs: costs.collect() }
+        });
+        Self { parameters: parameters.collect(), norms: vec![1.0; self.norms.len()] }
+    }
+
+    fn formats(&self, choice: &Choice) -> Formats {
+        Formats(self.parameters.iter().zip(choice).map(|(p, &f)| (p.name.clone(), p.costs[f].format)).collect())
+    }
+
+    /// The same format for all matrices, and for the rest what is made of it; `None` where a parameter does not fit.
+    fn uniform(&self, format: StoredFormat) -> Option<Choice> {
+        let place = |p: &ParameterCosts| p.costs.iter().position(|cost| cost.format == format.for_shape(&p.shape));
+        self.parameters.iter().map(place).collect()
     }
 
     /// The squared relative error of each task.
@@ -161,7 +268,7 @@ impl FormatCosts {
 
     /// The mixture found from the smallest formats up: always the step that takes most from the worst task's error for
     /// its bytes, until the bound is kept; then down again wherever it still is.
-    fn mixture(&self, bound: f64) -> Vec<usize> {
+    fn mixture(&self, bound: f64) -> Choice {
         let mut choice = vec![0; self.parameters.len()];
         loop {
             let (t, error) = self.worst(&self.errors(&choice));
@@ -185,25 +292,31 @@ impl FormatCosts {
             choice[p] = f;
         }
         for p in 0..choice.len() {
-            while choice[p] > 0 {
-                choice[p] -= 1;
-                if self.worst(&self.errors(&choice)).1 > bound {
-                    choice[p] += 1;
-                    break;
-                }
-            }
+            // What is smaller than a choice may be worse than something smaller still.
+            let kept = choice[p];
+            let fits = (0..kept).find(|&f| {
+                choice[p] = f;
+                self.worst(&self.errors(&choice)).1 <= bound
+            });
+            choice[p] = fits.unwrap_or(kept);
         }
         choice
     }
 }
 
-impl ParameterCosts {
-    /// The candidate that stores this parameter where `f` stores the matrices.
-    fn candidate_for(&self, f: usize) -> usize {
-        let format = CANDIDATES[f].for_shape(&self.shape);
-        CANDIDATES
-            .iter()
-            .position(|&candidate| candidate == format)
-            .expect("f16, which small shapes get, is a candidate")
-    }
+/// The formats that a mixture is made of, value by value and of low rank, from the smallest on.
+pub(super) fn candidates() -> (Vec<StoredFormat>, Vec<StoredFormat>) {
+    let ranks = if cfg!(feature = "build") { &RANKS[..] } else { &[] };
+    let ranks = ranks.iter().filter_map(|&rank| LowRankFormat::new(rank, FACTORS).ok());
+    (CANDIDATES.map(StoredFormat::from).to_vec(), ranks.map(StoredFormat::from).collect())
+}
+
+/// The ranks that are worth a try: those of which a matrix of this shape has more, and whose factors are smaller than it
+/// is. None where nothing finds directions.
+fn low_ranks(shape: &[usize]) -> Vec<LowRankFormat> {
+    let of_format = |format: StoredFormat| match format {
+        StoredFormat::LowRank(rank) if format.for_shape(shape) == format => Some(rank),
+        _ => None,
+    };
+    candidates().1.into_iter().filter_map(of_format).collect()
 }

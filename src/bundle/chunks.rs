@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::quantise::VectorFormat;
+use super::low_rank::Directions;
+use super::quantise::{StoredFormat, VectorFormat};
 use crate::error::Result;
 use crate::kernel::share;
-use crate::tensor::{BLOCK, DType, Source, Tensor, try_with_room, try_zeroed};
+use crate::tensor::{BLOCK, DType, Source, Tensor, f32_bytes, try_collected, try_with_room, try_zeroed};
 
 /// Elements that a thread takes at a time; whole blocks.
 pub(super) const CHUNK: usize = 256 * BLOCK;
@@ -51,25 +52,51 @@ pub(super) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
 /// # Errors
 /// The first error of `values`, and for a value that does not fit the format.
 pub(super) fn encoded_row(
-    numel: usize,
+    shape: &[usize],
     threads: usize,
-    format: VectorFormat,
+    format: StoredFormat,
     values: impl Fn(&Range<usize>) -> Result<Vec<f32>> + Sync,
 ) -> Result<(Vec<u8>, f64)> {
-    let chunks = in_chunks(numel, threads, |range| {
-        let values = values(&range)?;
-        let encoded = format.encode(&values)?;
-        let error =
-            encoded.values.iter().zip(&values).map(|(back, value)| f64::from(back - value).powi(2)).sum::<f64>();
-        Ok((encoded.bytes, error))
-    })?;
+    let chunks = in_chunks(shape.iter().product(), threads, |range| chunk_of_row(format, &values(&range)?))?;
     let (mut row, mut total) = (Vec::new(), 0.0);
     for (bytes, error) in chunks {
         row.extend(bytes);
         total += error;
     }
-    row.resize(format.stored_bytes(numel)?, 0);
-    Ok((row, total))
+    let (row, error) = whole_row(format, shape, row)?;
+    Ok((row, total + error))
+}
+
+/// A chunk's part of a row that [`whole_row`] takes, and the squared error that was made already: a matrix of low rank
+/// waits for its other values, as f32.
+pub(super) fn chunk_of_row(format: StoredFormat, values: &[f32]) -> Result<(Vec<u8>, f64)> {
+    match format {
+        StoredFormat::Values(format) => {
+            let encoded = format.encode(values)?;
+            Ok((encoded.bytes, square_error(&encoded.values, values)))
+        }
+        StoredFormat::LowRank(_) => Ok((try_collected(f32_bytes(values).iter().copied())?, 0.0)),
+    }
+}
+
+/// The row of a parameter of this shape as it is stored, filled to its stride, of the chunks' parts; and the squared
+/// error that is made here.
+pub(super) fn whole_row(format: StoredFormat, shape: &[usize], parts: Vec<u8>) -> Result<(Vec<u8>, f64)> {
+    let (mut row, error) = match format {
+        StoredFormat::Values(_) => (parts, 0.0),
+        StoredFormat::LowRank(format) => {
+            let values = parts.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let values: Vec<f32> = try_collected(values)?;
+            let encoded = Directions::of(&values, shape, format.rank())?.encode(format)?;
+            (encoded.bytes, square_error(&encoded.values, &values))
+        }
+    };
+    row.resize(format.stored_bytes(shape)?, 0);
+    Ok((row, error))
+}
+
+fn square_error(back: &[f32], values: &[f32]) -> f64 {
+    back.iter().zip(values).map(|(back, value)| f64::from(back - value).powi(2)).sum()
 }
 
 /// Whether two tensors hold the same values, once `tensor` is rounded to the base's type.

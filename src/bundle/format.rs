@@ -1,4 +1,4 @@
-//! The parts of a file of version 1: names, metadata, alignment. `docs/bundle-format.md` draws it.
+//! The parts of a file: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -11,33 +11,25 @@ use super::fingerprint::Fingerprint;
 use super::gate::PrecisionMeasure;
 use super::head_forms::{self, HeadForms};
 use super::keys::{field, in_file, key, optional, text};
+use super::quantise::BlocksRecord;
 use crate::basis::{Method, TaskExpr};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::onnx::GraphMap;
 use crate::preprocess::{Interpolation, Preprocess, ResizeMode};
-use crate::tensor::BlockFormat;
 use crate::tower::ImageHints;
 
-/// The version that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+/// The newest version, which is written where something needs it; all are read.
+pub const VERSION: u32 = 2;
+
+/// The version of what a reader of the first can read, which is written wherever it says everything.
+const FIRST_VERSION: u32 = 1;
 
 /// The bytes that every bundle has after the eight bytes of the header's length: the metadata first, and in it the
 /// version.
 pub(super) const MAGIC: &[u8] = br#"{"__metadata__":{"taskbasis.version":""#;
 /// The bytes of the header's length, which comes before it.
 pub(super) const PREFIX: usize = 8;
-
-/// Every tensor begins at a multiple of this many bytes from the file's start.
-pub(super) const ALIGNMENT: usize = 256;
-/// The header ends, and every section begins, at a multiple of this: a page of nearly every machine.
-pub(super) const PAGE: usize = 4096;
-
-/// The bytes from one vector's blocks of a parameter to the next one's: whole [`ALIGNMENT`]s, so that no padding is
-/// needed between tensors of blocks. `None` where that overflows.
-pub(super) fn block_stride(format: BlockFormat, numel: usize) -> Option<usize> {
-    format.bytes(numel)?.checked_next_multiple_of(ALIGNMENT)
-}
 
 /// The prefixes and words that the names of tensors are made of.
 pub(super) mod name {
@@ -97,7 +89,7 @@ pub(super) enum Role<'a> {
 }
 
 impl<'a> Role<'a> {
-    /// `None` for a name that version 1 does not know.
+    /// `None` for a name that no version knows.
     pub(super) fn of(tensor: &'a str) -> Option<Self> {
         match tensor {
             name::RECOVERY => return Some(Self::Recovery),
@@ -190,16 +182,6 @@ pub(super) struct BasisRecord {
     pub(super) mean: bool,
     /// The tasks that have a residual, by its index.
     pub(super) residuals: Vec<String>,
-}
-
-/// The format and shape of one tensor of blocks: an entry under `taskbasis.blocks`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BlocksRecord {
-    /// `q8`, `q4`, ….
-    pub(super) format: String,
-    /// The extents of the parameter.
-    pub(super) shape: Vec<usize>,
 }
 
 /// `taskbasis.preprocess`: resized to the edge with antialiasing, cropped to the centre, divided by 255, and by channel
@@ -321,23 +303,28 @@ impl Metadata {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the key, for one that is missing, broken or not known.
     pub(super) fn read(metadata: &HashMap<String, String>) -> Result<Self> {
         let version = metadata.get(key::VERSION).map_or("", String::as_str);
-        if version != VERSION.to_string() {
+        let is_first = version == FIRST_VERSION.to_string();
+        if !is_first && version != VERSION.to_string() {
             return Err(Error::unsupported("a bundle of another version of the format")
-                .expected(format_args!("version {VERSION}"))
+                .expected(format_args!("version {FIRST_VERSION} or {VERSION}"))
                 .got(format_args!("`{version}`"))
                 .hint("A newer taskbasis may read it"));
         }
         if let Some(unknown) =
             metadata.keys().find(|key| key.starts_with("taskbasis.") && !KNOWN_KEYS.contains(&&***key))
         {
-            return Err(Error::format(format!("the metadata hold `{unknown}`, which version {VERSION} does not know")));
+            return Err(Error::format(format!("the metadata hold `{unknown}`, which version {version} does not know")));
+        }
+        let blocks: HashMap<String, BlocksRecord> = field(metadata, key::BLOCKS)?;
+        if let Some((name, _)) = blocks.iter().find(|(_, record)| is_first && record.is_newest()) {
+            return Err(Error::format("a format that version 1 does not know").tensor(name.as_str()));
         }
         let preprocess: PreprocessRecord = field(metadata, key::PREPROCESS)?;
         Ok(Self {
             encoder: EncoderMetadata::read(metadata, preprocess.image_size)?,
             base: field(metadata, key::BASE)?,
             basis: field(metadata, key::BASIS)?,
-            blocks: field(metadata, key::BLOCKS)?,
+            blocks,
             classes: field(metadata, key::CLASSES)?,
             graph: optional(metadata, key::GRAPH)?,
             lambda: field(metadata, key::LAMBDA)?,
@@ -420,7 +407,9 @@ impl Metadata {
         fn sorted<V: Serialize>(map: &HashMap<String, V>) -> BTreeMap<&String, &V> {
             map.iter().collect()
         }
-        let mut all = vec![(key::VERSION, VERSION.to_string())];
+        let needs_newest = self.blocks.values().any(BlocksRecord::is_newest);
+        let version = if needs_newest { VERSION } else { FIRST_VERSION };
+        let mut all = vec![(key::VERSION, version.to_string())];
         if let Some(measure) = &self.precision {
             all.push((key::PRECISION, text(measure)?));
         }
@@ -451,7 +440,7 @@ impl Metadata {
     }
 }
 
-/// All keys that version 1 knows.
+/// All keys that any version knows.
 const KNOWN_KEYS: [&str; 16] = [
     key::VERSION,
     key::WRITER,

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::format::{BlocksRecord, Role};
-use super::quantise::VectorFormat;
+use super::format::Role;
+use super::quantise::{BlocksRecord, StoredFormat};
 use super::writer::{Item, Sink};
 use crate::error::Result;
 use crate::heads::Head;
@@ -21,8 +21,8 @@ pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -
 }
 
 /// The recovery table, f64 of this shape.
-pub(super) fn recovery_item<'t>(table: &'t [f64], shape: &[usize; 2]) -> Item<'t> {
-    Item::new(Role::Recovery, DType::F64, shape, |sink| {
+pub(super) fn recovery_item<'t>(table: Vec<f64>, shape: &[usize; 2]) -> Item<'t> {
+    Item::new(Role::Recovery, DType::F64, shape, move |sink| {
         let bytes: Vec<u8> = table.iter().flat_map(|value| value.to_le_bytes()).collect();
         sink.write(&bytes)
     })
@@ -32,7 +32,7 @@ pub(super) fn recovery_item<'t>(table: &'t [f64], shape: &[usize; 2]) -> Item<'t
 /// What the metadata say of it goes into `blocks`.
 pub(super) fn vector_item<'a>(
     role: Role<'_>,
-    format: VectorFormat,
+    format: StoredFormat,
     shape: &[usize],
     count: Option<usize>,
     blocks: &mut HashMap<String, BlocksRecord>,

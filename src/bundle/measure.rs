@@ -4,11 +4,16 @@
 //! matrices G of the vectors and E of their errors, ‖τ̂_t‖² = aᵀGa and ‖τ̂'_t − τ̂_t‖² = aᵀEa for every task, whatever
 //! their number, and one pass over the vectors gives both.
 
+use std::sync::Arc;
+
 use super::chunks::{in_chunks, read};
-use super::quantise::{Encoded, VectorFormat};
+use super::low_rank::Directions;
+use super::quantise::{Encoded, StoredFormat, VectorFormat};
 use crate::basis::{Basis, Recovery};
-use crate::error::Result;
-use crate::tensor::Source;
+use crate::error::{Error, Result};
+use crate::kernel::share;
+use crate::mmap::Mapping;
+use crate::tensor::{LowRankFormat, Source, try_zeroed};
 
 /// Sums of products of all pairs of vectors, f64.
 #[derive(Clone, Debug)]
@@ -94,8 +99,75 @@ pub(super) struct EncodedVectors {
     pub(super) errors: Gram,
 }
 
+impl EncodedVectors {
+    /// What a bundle that held these rows would hold.
+    pub(super) fn sources(self, format: StoredFormat, shape: &[usize]) -> Result<Vec<Source>> {
+        let bytes = format.value_bytes(shape).ok_or_else(|| Error::out_of_memory(usize::MAX))?;
+        let source = |row: Vec<u8>| {
+            let mapping = Arc::new(Mapping::from_vec(row, "a vector in memory"));
+            format.source(&mapping, 0..bytes, shape)
+        };
+        self.rows.into_iter().map(source).collect()
+    }
+}
+
 /// Encodes one parameter of every vector, on several threads. The bytes and sums do not depend on their number.
-pub(super) fn encode(sources: &[Source], format: VectorFormat, threads: usize) -> Result<EncodedVectors> {
+pub(super) fn encode(sources: &[Source], format: StoredFormat, threads: usize) -> Result<EncodedVectors> {
+    match format {
+        StoredFormat::Values(format) => encode_values(sources, format, threads),
+        StoredFormat::LowRank(format) => {
+            encode_low_rank(sources, &directions(sources, format.rank(), threads)?, format, threads)
+        }
+    }
+}
+
+/// The first `most` directions of each of the matrices.
+pub(super) fn directions(sources: &[Source], most: usize, threads: usize) -> Result<Vec<Directions>> {
+    let mut found: Vec<Option<Directions>> = sources.iter().map(|_| None).collect();
+    share(threads, sources.iter().zip(&mut found).collect(), |(source, found): (&Source, &mut _), (): &mut ()| {
+        *found = Some(Directions::of(&source.to_f32()?, source.shape(), most)?);
+        Ok(())
+    })?;
+    // After `share` has ended without an error, every matrix has its own.
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Encodes matrices whose directions are known: as many as the format wants, or all there are.
+pub(super) fn encode_low_rank(
+    sources: &[Source],
+    directions: &[Directions],
+    format: LowRankFormat,
+    threads: usize,
+) -> Result<EncodedVectors> {
+    let matrices = directions.iter().map(|directions| directions.matrix_of(format)).collect::<Result<Vec<_>>>()?;
+    let numel = sources.first().map_or(0, Source::numel);
+    let chunks = in_chunks(numel, threads, |range| {
+        let (mut vectors, mut errors) = (Vec::new(), Vec::new());
+        for (source, matrix) in sources.iter().zip(&matrices) {
+            let values = read(source, &range)?;
+            let mut error = try_zeroed::<f32>(range.len())?;
+            matrix.read_f32(range.start, &mut error)?;
+            error.iter_mut().zip(&values).for_each(|(back, value)| *back -= value);
+            vectors.push(values);
+            errors.push(error);
+        }
+        Ok((Gram::of(&vectors), Gram::of(&errors)))
+    })?;
+    let mut whole =
+        EncodedVectors { rows: Vec::new(), vectors: Gram::new(sources.len()), errors: Gram::new(sources.len()) };
+    for (vectors, errors) in chunks {
+        whole.vectors.add(&vectors);
+        whole.errors.add(&errors);
+    }
+    for matrix in matrices {
+        let mut row = matrix.mapping()[matrix.range()].to_vec();
+        row.resize(StoredFormat::LowRank(format).stored_bytes(matrix.shape())?, 0);
+        whole.rows.push(row);
+    }
+    Ok(whole)
+}
+
+fn encode_values(sources: &[Source], format: VectorFormat, threads: usize) -> Result<EncodedVectors> {
     let numel = sources.first().map_or(0, Source::numel);
     let chunks = in_chunks(numel, threads, |range| {
         let (mut rows, mut vectors, mut errors) = (Vec::new(), Vec::new(), Vec::new());
@@ -110,7 +182,7 @@ pub(super) fn encode(sources: &[Source], format: VectorFormat, threads: usize) -
         }
         Ok(EncodedVectors { rows, vectors: Gram::of(&vectors), errors: Gram::of(&errors) })
     })?;
-    let stride = format.stored_bytes(numel)?;
+    let stride = StoredFormat::from(format).stored_bytes(sources.first().map_or(&[], Source::shape))?;
     let count = sources.len();
     let mut whole =
         EncodedVectors { rows: Vec::with_capacity(count), vectors: Gram::new(count), errors: Gram::new(count) };
@@ -138,6 +210,19 @@ pub(super) fn task_factors(basis: &Basis) -> Vec<(String, Vec<f64>)> {
             (task.clone(), column.chain(basis.has_mean().then_some(1.0)).collect())
         })
         .collect()
+}
+
+/// The products of the vectors and of their errors, over all parameters.
+pub(super) struct Sums {
+    pub(super) vectors: Gram,
+    pub(super) errors: Gram,
+}
+
+impl Sums {
+    pub(super) fn new(basis: &Basis) -> Self {
+        let gram = Gram::new(basis.vectors() + usize::from(basis.has_mean()));
+        Self { vectors: gram.clone(), errors: gram }
+    }
 }
 
 /// The errors of recovered task vectors, against those of the basis that was packed.
@@ -199,8 +284,8 @@ mod tests {
         let sources: Vec<Source> =
             values.iter().map(|v| Tensor::from_f32(v, &[numel], "test").unwrap().into()).collect();
         let format = VectorFormat::Blocks(BlockFormat::Q3);
-        let one = encode(&sources, format, 1).unwrap();
-        let many = encode(&sources, format, 3).unwrap();
+        let one = encode(&sources, format.into(), 1).unwrap();
+        let many = encode(&sources, format.into(), 3).unwrap();
         assert!(one.rows == many.rows && one.errors.sums == many.errors.sums, "threads change nothing");
 
         let a = [0.5, -1.25, 2.0];

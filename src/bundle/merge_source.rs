@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use super::quantise::VectorFormat;
+use super::quantise::StoredFormat;
 use crate::error::Result;
 
 /// A vector beside the base's weights that is computed parameter by parameter.
@@ -28,7 +28,7 @@ pub struct NewMerge<'a> {
     /// The vector.
     pub vector: &'a dyn VectorSource,
     /// The format in which it is stored; what has one dimension is f16 where that is of blocks.
-    pub format: VectorFormat,
+    pub format: StoredFormat,
 }
 
 /// A merge of an update, and its place among the fits.

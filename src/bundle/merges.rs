@@ -10,7 +10,7 @@ use super::items::vector_item;
 use super::measure::ratio;
 use super::merge_source::{AddedMerge, NewMerge, Squares};
 use super::opened::Bundle;
-use super::quantise::VectorFormat;
+use super::quantise::StoredFormat;
 use super::task_fit::TaskFit;
 use super::writer::Item;
 use crate::basis::plausibility;
@@ -93,7 +93,7 @@ impl<'a> BundleUpdate<'a> {
         merge: &NewMerge<'_>,
         parameter: &str,
         shape: &[usize],
-        format: VectorFormat,
+        format: StoredFormat,
     ) -> Result<(Vec<u8>, f64, f64)> {
         let numel: usize = shape.iter().product();
         let values = if merge.vector.changes(parameter) { Some(merge.vector.values(parameter)?) } else { None };
@@ -107,7 +107,7 @@ impl<'a> BundleUpdate<'a> {
             None => 0.0,
         };
         let norm = chunks(numel).map(square).sum();
-        let (row, error) = encoded_row(numel, self.threads, format, |range| {
+        let (row, error) = encoded_row(shape, self.threads, format, |range| {
             let mut rest =
                 values.as_ref().map_or_else(|| vec![0.0; range.len()], |values| values[range.clone()].to_vec());
             if let Some(mean) = mean {

@@ -15,9 +15,11 @@
 //! ```
 
 mod add_tasks;
+mod alignment;
 mod choose;
 mod chunks;
 mod computed;
+mod contents;
 mod encoder_record;
 mod fingerprint;
 mod format;
@@ -26,12 +28,14 @@ mod golden;
 mod head_forms;
 mod items;
 mod keys;
+mod low_rank;
 mod measure;
 mod merge_source;
 mod merges;
 mod names;
 mod opened;
 mod pack;
+mod planner;
 mod quantise;
 mod reader;
 mod recombination;
@@ -58,5 +62,6 @@ pub use self::measure::{RecoveryErrors, TaskRecoveryError};
 pub use self::merge_source::{NewMerge, VectorSource};
 pub use self::opened::{Bundle, SectionSize};
 pub use self::pack::{BaseFormat, PackReport, Packer};
-pub use self::quantise::VectorFormat;
+pub use self::planner::ComparedImages;
+pub use self::quantise::{StoredFormat, VectorFormat};
 pub use self::task_fit::TaskFit;

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use super::fingerprint::Fingerprint;
 use super::format::{Lambdas, Metadata, name};
 use super::keys::in_file;
-use super::quantise::VectorFormat;
+use super::quantise::StoredFormat;
 use crate::atomic_file::FileVersion;
 use crate::basis::{Basis, BasisContents, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format, lacking};
@@ -311,8 +311,11 @@ impl Bundle {
                 Some("padding") => "padding",
                 _ => "other",
             };
-            let blocks = self.metadata.blocks.get(name).and_then(|info| info.format.parse::<VectorFormat>().ok());
-            let format = blocks.map_or(tensor.dtype().name(), VectorFormat::name);
+            let format = match self.metadata.blocks.get(name).map(StoredFormat::of_record) {
+                Some(Ok(StoredFormat::Values(format))) => format.name(),
+                Some(Ok(StoredFormat::LowRank(_))) => "low rank",
+                _ => tensor.dtype().name(),
+            };
             let size = sizes.entry((kind, if kind == "other" { "" } else { format })).or_default();
             *size = (size.0 + 1, size.1 + tensor.nbytes() as u64);
         }
@@ -328,7 +331,7 @@ impl Bundle {
 pub struct SectionSize {
     /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `golden`, `router`, `padding`, `other`.
     pub kind: &'static str,
-    /// The data type or block format, where it has one.
+    /// The data type or block format, or `low rank`, where it has one.
     pub format: &'static str,
     /// The number of tensors.
     pub tensors: usize,

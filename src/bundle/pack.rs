@@ -1,10 +1,9 @@
 //! Packing: a basis and its base into one file.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -13,18 +12,16 @@ use super::add_tasks::BundleUpdate;
 use super::choose::{FormatCosts, Formats};
 use super::computed::Computed;
 use super::encoder_record::EncoderMetadata;
-use super::fingerprint::Fingerprint;
-use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord, Role};
+use super::format::Lambdas;
 use super::gate::PrecisionMeasure;
-use super::items::{head_items, recovery_item, vector_item};
-use super::measure::{Gram, RecoveryErrors, encode};
+use super::measure::{RecoveryErrors, Sums};
 use super::merge_source::NewMerge;
 use super::opened::Bundle;
-use super::quantise::VectorFormat;
+use super::quantise::StoredFormat;
 pub use super::stored_base::BaseFormat;
-use super::stored_base::{Rounding, convert};
+use super::stored_base::Rounding;
 use super::task_fit::TaskFit;
-use super::writer::{self, Item};
+use super::writer;
 use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
@@ -34,7 +31,6 @@ use crate::heads::Head;
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::preprocess::Preprocess;
-use crate::tensor::{BlockFormat, DType};
 use crate::tower::{Arch, ArchHints, TowerConfig};
 use crate::weights::check_models;
 
@@ -42,21 +38,21 @@ use crate::weights::check_models;
 /// a chunk per thread of what they are made of.
 pub struct Packer<'a> {
     pub(super) base: &'a Checkpoint,
-    basis: &'a Basis,
-    encoder: EncoderMetadata,
+    pub(super) basis: &'a Basis,
+    pub(super) encoder: EncoderMetadata,
     /// The encoder's parameters with their shapes, in its order.
-    parameters: IndexMap<String, Vec<usize>>,
+    pub(super) parameters: IndexMap<String, Vec<usize>>,
     /// The parameters that any vector changes, in the same order.
-    changed: Vec<(&'a str, &'a Parameter)>,
+    pub(super) changed: Vec<(&'a str, &'a Parameter)>,
     pub(super) base_format: BaseFormat,
-    heads: IndexMap<String, Head>,
-    lambdas: Lambdas,
-    preprocess: Preprocess,
-    graph: Option<(Vec<u8>, GraphMap)>,
+    pub(super) heads: IndexMap<String, Head>,
+    pub(super) lambdas: Lambdas,
+    pub(super) preprocess: Preprocess,
+    pub(super) graph: Option<(Vec<u8>, GraphMap)>,
     residuals: Vec<WantedResidual>,
     merges: Vec<NewMerge<'a>>,
     costs: RefCell<Option<FormatCosts>>,
-    threads: usize,
+    pub(super) threads: usize,
     /// What is computed with the written file and then put into it.
     pub(super) computed: Computed<'a>,
 }
@@ -75,7 +71,7 @@ impl fmt::Debug for Packer<'_> {
 struct WantedResidual {
     task: String,
     finetuned: Checkpoint,
-    format: BlockFormat,
+    format: StoredFormat,
     above: f64,
 }
 
@@ -239,7 +235,7 @@ impl<'a> Packer<'a> {
         &mut self,
         task: &str,
         finetuned: Checkpoint,
-        format: BlockFormat,
+        format: StoredFormat,
         above: f64,
     ) -> Result<&mut Self> {
         self.basis.task_index(task)?;
@@ -268,7 +264,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Whether there is something to run.
-    fn check_graph(&self) -> Result<()> {
+    pub(super) fn check_graph(&self) -> Result<()> {
         if self.graph.is_some() || !self.arch().is_of_graph() {
             return Ok(());
         }
@@ -284,7 +280,7 @@ impl<'a> Packer<'a> {
     }
 
     /// The choice of one format for all matrices, and f16 for what has one dimension (unless `format` is larger).
-    pub fn uniform(&self, format: VectorFormat) -> Formats {
+    pub fn uniform(&self, format: StoredFormat) -> Formats {
         Formats::uniform(self.changed.iter().copied(), format)
     }
 
@@ -294,12 +290,17 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a bound that is negative or no number.
     pub fn smallest(&self, max_error: f64, progress: &dyn Fn(u64)) -> Result<Formats> {
+        self.costs(progress)?.choose(max_error)
+    }
+
+    /// What the formats cost, measured at the first call.
+    pub(super) fn costs(&self, progress: &dyn Fn(u64)) -> Result<RefMut<'_, FormatCosts>> {
         let mut costs = self.costs.borrow_mut();
-        let costs = match &mut *costs {
-            Some(costs) => costs,
-            none => none.insert(FormatCosts::measure(self.basis, &self.changed, self.threads, progress)?),
-        };
-        costs.choose(max_error)
+        if costs.is_none() {
+            *costs = Some(FormatCosts::measure(self.basis, &self.changed, self.threads, progress)?);
+        }
+        RefMut::filter_map(costs, Option::as_mut)
+            .map_err(|_| Error::new(crate::ErrorKind::Internal, "the costs were not kept"))
     }
 
     /// Writes the bundle: whole or not at all, and none of `inputs` is overwritten
@@ -325,18 +326,8 @@ impl<'a> Packer<'a> {
     }
 
     fn write_to(&self, path: &Path, formats: &Formats, progress: &dyn Fn(u64)) -> Result<PackReport> {
-        let table: Vec<f64> = self.basis.recovery().iter().map(|value| value.unwrap_or(f64::NAN)).collect();
-        let shape = [self.basis.vectors(), self.basis.tasks().len()];
-        let sums = RefCell::new(Sums::new(self.basis));
-        let rounding = Cell::new(Rounding::default());
-        let mut metadata = self.metadata()?;
-        let mut items = self.base_items(&rounding)?;
-        self.add_vectors(formats, &mut metadata, &sums, progress, &mut items)?;
-        items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
-        items.push(recovery_item(&table, &shape));
-        if let Some((graph, _)) = &self.graph {
-            items.push(Item::new(Role::Graph, DType::U8, &[graph.len()], |sink| sink.write(graph)));
-        }
+        let (sums, rounding) = (RefCell::new(Sums::new(self.basis)), Cell::new(Rounding::default()));
+        let (metadata, items) = self.contents(formats, &sums, &rounding, progress)?;
         writer::write(path, &metadata, items)?;
 
         let (residuals, merges) = self.add_residuals(path)?;
@@ -364,7 +355,7 @@ impl<'a> Packer<'a> {
             residuals,
             merges,
             precision,
-            formats: formats.count().into_iter().map(|(format, n)| (format.name().to_owned(), n)).collect(),
+            formats: formats.count().into_iter().map(|(format, n)| (format.to_string(), n)).collect(),
             left_out: others.filter(|(_, parameter)| parameter.is_changed()).count(),
         })
     }
@@ -395,101 +386,5 @@ impl<'a> Packer<'a> {
             fit.lacking_with_residual = stored.and_then(|stored| stored.lacking_with_residual);
         }
         Ok((fitted, merges))
-    }
-
-    fn metadata(&self) -> Result<Metadata> {
-        let basis = self.basis;
-        if let Some(lambda) = self.lambdas.suggested().find(|lambda| !lambda.is_finite()) {
-            return Err(Error::invalid("a suggested scaling coefficient must be finite").got(lambda));
-        }
-        self.check_graph()?;
-        self.encoder.check()?;
-        let mut metadata = Metadata {
-            encoder: self.encoder.clone(),
-            base: BaseRecord {
-                stored: self.base_format != BaseFormat::LeftOut,
-                fingerprint: Fingerprint::of(self.base, self.threads)?.to_string(),
-            },
-            basis: BasisRecord {
-                method: basis.method().name().to_owned(),
-                tasks: basis.tasks().to_vec(),
-                vectors: basis.vectors(),
-                mean: basis.has_mean(),
-                residuals: Vec::new(),
-            },
-            blocks: HashMap::new(),
-            classes: HashMap::new(),
-            graph: self.graph.as_ref().map(|(_, map)| map.clone()),
-            merges: BTreeMap::new(),
-            names: BTreeMap::new(),
-            lambda: self.lambdas,
-            preprocess: PreprocessRecord::of(&self.preprocess),
-            precision: None,
-            heads: Default::default(),
-            writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),
-        };
-        self.heads.iter().for_each(|(task, head)| metadata.add_head(task, head));
-        Ok(metadata)
-    }
-
-    fn base_items<'s>(&'s self, rounding: &'s Cell<Rounding>) -> Result<Vec<Item<'s>>> {
-        let Some(format) = self.base_format.stored() else { return Ok(Vec::new()) };
-        let items = self.parameters.iter().map(|(parameter, shape)| {
-            let tensor = self.base.require(parameter)?;
-            Ok(Item::new(Role::Base(parameter), format.dtype(), shape, move |sink| {
-                convert(tensor, format, rounding, |bytes| sink.write(bytes)).map_err(|e| e.at(self.base.path()))
-            }))
-        });
-        items.collect()
-    }
-
-    fn add_vectors<'s>(
-        &'s self,
-        formats: &Formats,
-        metadata: &mut Metadata,
-        sums: &'s RefCell<Sums>,
-        progress: &'s dyn Fn(u64),
-        items: &mut Vec<Item<'s>>,
-    ) -> Result<()> {
-        let count = self.basis.vectors();
-        for &(name, parameter) in &self.changed {
-            let format = formats.get(name).ok_or_else(|| Error::invalid("no format was chosen for it").tensor(name))?;
-            let shape = parameter.shape();
-            let sources = parameter.sources();
-            let blocks = &mut metadata.blocks;
-            // The mean is encoded with the vectors, whose sums it shares, and written after them.
-            let mean = Rc::new(RefCell::new(Vec::new()));
-            let mean_row = Rc::clone(&mean);
-            items.push(vector_item(Role::Vectors(name), format, shape, Some(count), blocks, move |sink| {
-                let mut encoded = encode(sources, format, self.threads)?;
-                sums.borrow_mut().vectors.add(&encoded.vectors);
-                sums.borrow_mut().errors.add(&encoded.errors);
-                if encoded.rows.len() > count {
-                    mean_row.replace(encoded.rows.swap_remove(count));
-                }
-                encoded.rows.iter().try_for_each(|row| sink.write(row))?;
-                progress(sources.iter().map(|source| source.nbytes() as u64).sum());
-                Ok(())
-            })?);
-            if self.basis.has_mean() {
-                items.push(vector_item(Role::Mean(name), format, shape, None, blocks, move |sink| {
-                    sink.write(&mean.take())
-                })?);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The products of the vectors and of their errors, over all parameters.
-struct Sums {
-    vectors: Gram,
-    errors: Gram,
-}
-
-impl Sums {
-    fn new(basis: &Basis) -> Self {
-        let gram = Gram::new(basis.vectors() + usize::from(basis.has_mean()));
-        Self { vectors: gram.clone(), errors: gram }
     }
 }

@@ -1,38 +1,104 @@
-//! The formats of stored vectors, dense or in blocks, and the bytes of either.
+//! The formats of stored vectors, dense, in blocks or of low rank, and their bytes.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
-use super::format::{BlocksRecord, block_stride};
+use super::alignment::ALIGNMENT;
 use crate::error::{Error, Result};
+use crate::mmap::Mapping;
 pub use crate::tensor::VectorFormat;
-use crate::tensor::{DType, Rounding, f32_bytes, try_collected, try_with_room};
+use crate::tensor::{
+    BlockFormat, Blocks, DType, LowRank, LowRankFormat, Rounding, Source, Tensor, checked_numel, f32_bytes, matrix_of,
+    try_collected, try_with_room,
+};
 
-impl VectorFormat {
-    /// This format for a matrix. What has one dimension (LayerNorms, biases, the class embedding) gets f16 in the place
-    /// of blocks: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2), and at ViT-B-32's
-    /// size it takes 0.3 % more bytes.
+/// The format and shape of one tensor of blocks: an entry under `taskbasis.blocks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlocksRecord {
+    /// `q8`, `q4`, ….
+    pub(super) format: String,
+    /// The extents of the parameter.
+    pub(super) shape: Vec<usize>,
+    /// The rank of a matrix that is stored as two factors; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rank: Option<usize>,
+}
+
+impl BlocksRecord {
+    /// Whether readers of version 1 do not know it.
+    pub(super) fn is_newest(&self) -> bool {
+        self.rank.is_some() || self.format == BlockFormat::Q1.name()
+    }
+}
+
+/// How a bundle stores a parameter of its vectors. Text has it as `q4`, `f16`, …, or as `r16`, `r16q6`, ….
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoredFormat {
+    /// Value by value.
+    Values(VectorFormat),
+    /// As a matrix of low rank: a product of two factors in blocks.
+    LowRank(LowRankFormat),
+}
+
+impl StoredFormat {
+    /// This format for a parameter of this shape. What has one dimension (LayerNorms, biases, the class embedding) gets
+    /// f16 in the place of blocks: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2), and
+    /// at ViT-B-32's size it takes 0.3 % more bytes. Where two factors take as much as the matrix, it is stored in their
+    /// format, value by value.
     pub(super) fn for_shape(self, shape: &[usize]) -> Self {
-        match self {
-            Self::Blocks(_) if shape.len() < 2 => Self::F16,
+        let format = match self {
+            Self::Values(format) => format,
+            Self::LowRank(format) => {
+                let whole = checked_numel(shape).and_then(|numel| format.factors().bytes(numel));
+                let is_less = |(rows, columns)| format.bytes(rows, columns) < whole;
+                if matrix_of(shape).is_some_and(is_less) {
+                    return self;
+                }
+                VectorFormat::Blocks(format.factors())
+            }
+        };
+        Self::Values(match format {
+            VectorFormat::Blocks(_) if shape.len() < 2 => VectorFormat::F16,
             format => format,
-        }
+        })
     }
 
     /// The type of the tensor that holds it.
     pub(super) fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::BF16 => DType::BF16,
-            Self::Blocks(_) => DType::U8,
+            Self::Values(VectorFormat::F32) => DType::F32,
+            Self::Values(VectorFormat::F16) => DType::F16,
+            Self::Values(VectorFormat::BF16) => DType::BF16,
+            Self::Values(VectorFormat::Blocks(_)) | Self::LowRank(_) => DType::U8,
         }
     }
 
-    /// The bytes that `numel` values of one vector take in the file.
-    pub(super) fn stored_bytes(self, numel: usize) -> Result<usize> {
-        let bytes = match self {
-            Self::Blocks(format) => block_stride(format, numel),
-            _ => numel.checked_mul(self.dtype().size()),
+    /// The bytes of one vector's values of a parameter of this shape, without what fills a row; `None` where that
+    /// overflows, and for a shape that is no matrix's.
+    pub(super) fn value_bytes(self, shape: &[usize]) -> Option<usize> {
+        match self {
+            Self::Values(VectorFormat::Blocks(format)) => format.bytes(checked_numel(shape)?),
+            Self::Values(_) => checked_numel(shape)?.checked_mul(self.dtype().size()),
+            Self::LowRank(format) => {
+                let (rows, columns) = matrix_of(shape)?;
+                format.bytes(rows, columns)
+            }
+        }
+    }
+
+    /// The bytes that they take in the file. Rows of blocks are whole [`ALIGNMENT`]s, so that no padding is needed
+    /// between them.
+    pub(super) fn stored_bytes(self, shape: &[usize]) -> Result<usize> {
+        let bytes = self.value_bytes(shape);
+        let bytes = match self.dtype() {
+            DType::U8 => bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGNMENT)),
+            _ => bytes,
         };
         bytes.ok_or_else(|| Error::out_of_memory(usize::MAX))
     }
@@ -45,14 +111,91 @@ impl VectorFormat {
         count: Option<usize>,
     ) -> Result<(Vec<usize>, Option<BlocksRecord>)> {
         let mut whole: Vec<usize> = count.into_iter().collect();
-        let Self::Blocks(format) = self else {
-            whole.extend(shape);
-            return Ok((whole, None));
+        let (format, rank) = match self {
+            Self::Values(VectorFormat::Blocks(format)) => (format, None),
+            Self::LowRank(format) => (format.factors(), Some(format.rank())),
+            Self::Values(_) => {
+                whole.extend(shape);
+                return Ok((whole, None));
+            }
         };
-        whole.push(self.stored_bytes(shape.iter().product())?);
-        Ok((whole, Some(BlocksRecord { format: format.name().to_owned(), shape: shape.to_vec() })))
+        whole.push(self.stored_bytes(shape)?);
+        Ok((whole, Some(BlocksRecord { format: format.name().to_owned(), shape: shape.to_vec(), rank })))
     }
 
+    /// The format of a tensor that the metadata say this of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for one that is not known.
+    pub(super) fn of_record(record: &BlocksRecord) -> Result<Self> {
+        let format: BlockFormat = record.format.parse()?;
+        match record.rank {
+            Some(rank) => LowRankFormat::new(rank, format).map(Self::LowRank),
+            None => Ok(Self::Values(format.into())),
+        }
+    }
+
+    /// The format that a source has; `None` for f64, which no bundle has.
+    #[cfg_attr(not(feature = "build"), allow(dead_code))] // Vectors are made anew by `build` alone.
+    pub(super) fn of_source(source: &Source) -> Option<Self> {
+        match source {
+            Source::LowRank(matrix) => Some(Self::LowRank(matrix.format())),
+            source => source.loadable().map(|(format, _)| Self::Values(format)),
+        }
+    }
+
+    /// The vector of a parameter of this shape whose values are these bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) where there are more or fewer.
+    pub(super) fn source(self, mapping: &Arc<Mapping>, bytes: Range<usize>, shape: &[usize]) -> Result<Source> {
+        Ok(match self {
+            Self::Values(VectorFormat::Blocks(format)) => Blocks::new(mapping, bytes, format, shape)?.into(),
+            Self::Values(_) => Tensor::contiguous(mapping, bytes, self.dtype(), shape)?.into(),
+            Self::LowRank(format) => LowRank::new(mapping, bytes, format, shape)?.into(),
+        })
+    }
+
+    /// About ‖s − ŝ‖ / ‖s‖ of a vector that is stored so: what real families lose (docs/bundle-format.md).
+    pub fn usual_loss(self) -> f64 {
+        match self {
+            Self::Values(format) => format.usual_loss(),
+            Self::LowRank(_) => 0.5,
+        }
+    }
+}
+
+impl<F: Into<VectorFormat>> From<F> for StoredFormat {
+    fn from(format: F) -> Self {
+        Self::Values(format.into())
+    }
+}
+
+impl From<LowRankFormat> for StoredFormat {
+    fn from(format: LowRankFormat) -> Self {
+        Self::LowRank(format)
+    }
+}
+
+impl fmt::Display for StoredFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Values(format) => format.fmt(f),
+            Self::LowRank(format) => format.fmt(f),
+        }
+    }
+}
+
+impl FromStr for StoredFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_rank = text.strip_prefix('r').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        if is_rank { text.parse().map(Self::LowRank) } else { text.parse().map(Self::Values) }
+    }
+}
+
+impl VectorFormat {
     /// The bytes of `values` as they are stored, and the values that are read back. To do it chunk by chunk, cut at
     /// multiples of [`BLOCK`](crate::tensor::BLOCK).
     pub(super) fn encode(self, values: &[f32]) -> Result<Encoded> {
@@ -117,7 +260,7 @@ mod tests {
         let mut last = 0.0;
         for format in VectorFormat::ALL {
             let Encoded { bytes, values: back } = format.encode(&values).unwrap();
-            assert!(bytes.len() <= format.stored_bytes(200).unwrap());
+            assert!(bytes.len() <= StoredFormat::from(format).stored_bytes(&[2, 100]).unwrap());
             let error: f64 = values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             assert!(format == VectorFormat::F16 || error >= last, "{format}: {error} after {last}");
             last = if format == VectorFormat::F16 { last } else { error };

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use twox_hash::XxHash3_64;
 
-use super::format::{
-    ALIGNMENT, BaseRecord, BasisRecord, BlocksRecord, CheckedMetadata, MAGIC, Metadata, PAGE, PREFIX, Role, VERSION,
-    block_stride,
-};
+use super::alignment::{ALIGNMENT, PAGE};
+use super::format::{BaseRecord, BasisRecord, CheckedMetadata, MAGIC, Metadata, PREFIX, Role};
 use super::keys::in_file;
 use super::opened::{Bundle, HeadTensors};
+use super::quantise::{BlocksRecord, StoredFormat};
 use crate::atomic_file::FileVersion;
 use crate::basis::Method;
 use crate::checkpoint::safetensors;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::tensor::{BlockFormat, Blocks, DType, Source, Tensor};
+use crate::tensor::{DType, Source, Tensor};
 
 /// The times that a file may be another between two looks at it, before opening is given up.
 const MAX_LOOKS: usize = 10;
@@ -141,9 +140,8 @@ fn check_places(header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<()>
     let mut section = None;
     for (i, (tensor_name, tensor)) in tensors.iter().enumerate() {
         let fail = |what: &str| Error::format(what.to_owned()).tensor(tensor_name);
-        let role = Role::of(tensor_name).ok_or_else(|| {
-            fail(&format!("a tensor that version {VERSION} of the format does not know")).got(tensor.dtype())
-        })?;
+        let role =
+            Role::of(tensor_name).ok_or_else(|| fail("a tensor that the format does not know").got(tensor.dtype()))?;
         let Some(its) = role.section() else {
             let fine = tensor.dtype() == DType::U8 && tensor.shape().len() == 1 && (1..PAGE).contains(&tensor.numel());
             let between = i > 0 && i + 1 < tensors.len() && !is_padding(&tensors[i - 1].0);
@@ -314,21 +312,22 @@ impl<'a> Sorter<'a> {
             Some(count) => (count, [&[count], shape].concat()),
             None => (1, shape.to_vec()),
         };
-        let Some(BlocksRecord { format, shape: told }) = self.metadata.blocks.get(tensor_name) else {
+        let Some(record @ BlocksRecord { shape: told, .. }) = self.metadata.blocks.get(tensor_name) else {
             expect_shape(tensor, &whole)?;
             expect_float(tensor)?;
             let Some(count) = count else { return Ok(vec![tensor.clone().into()]) };
             return (0..count).map(|m| Ok(tensor.rows(m..m + 1)?.reshaped(shape)?.into())).collect();
         };
         self.used.insert(tensor_name);
-        let format: BlockFormat = format.parse().map_err(in_file)?;
+        let format = StoredFormat::of_record(record).map_err(in_file)?;
         if told != shape {
             return Err(Error::format("the metadata give it another shape than the architecture")
                 .expected(format_args!("{shape:?}"))
                 .got(format_args!("{told:?}")));
         }
-        let numel = shape.iter().product();
-        let stride = block_stride(format, numel).ok_or_else(|| Error::format("its shape overflows"))?;
+        let no_matrix = || Error::format("its shape overflows, or is no matrix's").got(format_args!("{shape:?}"));
+        let bytes = format.value_bytes(shape).ok_or_else(no_matrix)?;
+        let stride = format.stored_bytes(shape).map_err(|_| no_matrix())?;
         if tensor.dtype() != DType::U8 {
             return Err(Error::format("blocks are bytes").expected("u8").got(tensor.dtype()));
         }
@@ -336,11 +335,10 @@ impl<'a> Sorter<'a> {
             Some(count) => expect_shape(tensor, &[count, stride])?,
             None => expect_shape(tensor, &[stride])?,
         }
-        let bytes = format.bytes(numel).ok_or_else(|| Error::format("its shape overflows"))?;
         (0..rows)
             .map(|m| {
                 let start = tensor.offset() + m * stride;
-                Ok(Blocks::new(tensor.mapping(), start..start + bytes, format, shape)?.into())
+                format.source(tensor.mapping(), start..start + bytes, shape)
             })
             .collect()
     }

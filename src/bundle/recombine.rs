@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::add_tasks::BundleUpdate;
-use super::chunks::{in_chunks, read};
+use super::chunks::{chunk_of_row, in_chunks, read, whole_row};
 use super::format::{Metadata, Role};
 use super::items::vector_item;
-use super::quantise::VectorFormat;
+use super::quantise::{StoredFormat, VectorFormat};
 use super::recombination::Recombination;
 use super::task_fit::{Span, TaskFit};
 use super::writer::Item;
@@ -14,7 +14,7 @@ use crate::basis::Method;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::heads::Head;
-use crate::tensor::{Source, try_zeroed};
+use crate::tensor::try_zeroed;
 
 #[cfg_attr(not(feature = "build"), allow(dead_code))] // Vectors are made anew by `build` alone.
 impl<'a> BundleUpdate<'a> {
@@ -74,7 +74,7 @@ impl<'a> BundleUpdate<'a> {
                 continue;
             }
             let format_at = |place: usize| {
-                let own = stored.and_then(|sources| format_of(&sources[place]));
+                let own = stored.and_then(|sources| StoredFormat::of_source(&sources[place]));
                 own.unwrap_or_else(|| self.usual_format().for_shape(shape))
             };
             let of_vectors = (Role::Vectors(parameter), format_at(0), Some(recombination.vectors), vectors);
@@ -95,9 +95,9 @@ impl<'a> BundleUpdate<'a> {
     }
 
     /// The format of the first matrix that the vectors change.
-    fn usual_format(&self) -> VectorFormat {
+    fn usual_format(&self) -> StoredFormat {
         let matrices = self.bundle.vectors.values().filter(|sources| sources[0].shape().len() >= 2);
-        matrices.filter_map(|sources| format_of(&sources[0])).next().unwrap_or(VectorFormat::F16)
+        matrices.filter_map(|sources| StoredFormat::of_source(&sources[0])).next().unwrap_or(VectorFormat::F16.into())
     }
 
     /// These sums of a parameter, as they are stored.
@@ -107,7 +107,7 @@ impl<'a> BundleUpdate<'a> {
         parameter: &str,
         shape: &[usize],
         rows: &[Vec<f64>],
-        format: VectorFormat,
+        format: StoredFormat,
     ) -> Result<Vec<Vec<u8>>> {
         let numel: usize = shape.iter().product();
         let tuned = self.tuned(recombination.finetuned, parameter)?;
@@ -127,7 +127,7 @@ impl<'a> BundleUpdate<'a> {
                     sums.iter_mut().zip(term).for_each(|(sum, &value)| *sum += a * f64::from(value));
                 }
                 values.iter_mut().zip(&sums).for_each(|(value, sum)| *value = *sum as f32);
-                Ok(format.encode(&values)?.bytes)
+                Ok(chunk_of_row(format, &values)?.0)
             };
             rows.iter().map(encode).collect::<Result<Vec<_>>>()
         })?;
@@ -135,12 +135,6 @@ impl<'a> BundleUpdate<'a> {
         for chunk in chunks {
             whole.iter_mut().zip(chunk).for_each(|(row, bytes)| row.extend(bytes));
         }
-        let stride = format.stored_bytes(numel)?;
-        whole.iter_mut().for_each(|row| row.resize(stride, 0));
-        Ok(whole)
+        whole.into_iter().map(|row| Ok(whole_row(format, shape, row)?.0)).collect()
     }
-}
-
-fn format_of(source: &Source) -> Option<VectorFormat> {
-    source.loadable().map(|(format, _)| format)
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::mmap::Mapping;
 use crate::onnx::BoundGraph;
-use crate::tensor::{Blocks, DType, Source, Tensor, checked_numel, try_zeroed};
+use crate::tensor::{Blocks, DType, LowRank, Source, Tensor, checked_numel, try_zeroed};
 
 impl Bundle {
     /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
@@ -85,12 +85,22 @@ fn check(bundle: &Bundle, tensor_name: &str, tensor: &Tensor, sum: Option<u64>) 
 /// Checks that values are finite, and that nothing but zeros lies behind the blocks. `read` is `tensor`, of which
 /// `source` is a piece, in memory.
 fn check_source(source: &Source, tensor: &Tensor, read: &Tensor) -> Result<()> {
-    let Source::Blocks(blocks) = source else { return source.in_memory()?.verify_finite() };
-    let place = blocks.offset() - tensor.offset() + read.offset();
-    let end = place + blocks.nbytes();
-    Blocks::new(read.mapping(), place..end, blocks.format(), blocks.shape())?.verify_finite()?;
+    let Some(range) = source.range().filter(|_| source.dtype().is_none()) else {
+        return source.in_memory()?.verify_finite();
+    };
+    let place = range.start - tensor.offset() + read.offset();
+    let end = place + range.len();
+    match source {
+        Source::LowRank(matrix) => {
+            LowRank::new(read.mapping(), place..end, matrix.format(), matrix.shape())?.verify_finite()?;
+        }
+        Source::Blocks(blocks) => {
+            Blocks::new(read.mapping(), place..end, blocks.format(), blocks.shape())?.verify_finite()?;
+        }
+        Source::Dense(_) => {}
+    }
     let row = tensor.shape().last().copied().unwrap_or(0);
-    let rest = &read.mapping()[end..end + row.saturating_sub(blocks.nbytes())];
+    let rest = &read.mapping()[end..end + row.saturating_sub(range.len())];
     match rest.iter().any(|&byte| byte != 0) {
         true => Err(Error::format("what fills a row behind its blocks must be zero")),
         false => Ok(()),

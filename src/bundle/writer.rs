@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use super::format::{ALIGNMENT, Metadata, PAGE, Role, Section};
+use super::alignment::{ALIGNMENT, PAGE};
+use super::format::{Metadata, Role, Section};
 use crate::atomic_file::unwritten;
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, ErrorKind, Result};
@@ -136,11 +137,22 @@ fn header(metadata: &Metadata, placed: &[PlacedItem<'_>]) -> Result<Vec<u8>> {
     safetensors::header(metadata.pairs()?, tensors, PAGE)
 }
 
+/// The bytes of the bundle that [`write`] would write.
+pub(super) fn planned_bytes(metadata: &Metadata, mut items: Vec<Item<'_>>) -> Result<u64> {
+    items.push(checksums(items.len()));
+    let placed = place(items)?;
+    Ok((header(metadata, &placed)?.len() + placed.last().map_or(0, |last| last.bytes.end)) as u64)
+}
+
+/// The checksums of so many tensors and of the header. Their bytes are known last; this is their place.
+fn checksums<'a>(tensors: usize) -> Item<'a> {
+    Item::new(Role::Checksums, DType::U64, &[1 + tensors], |_| Ok(()))
+}
+
 /// Writes a whole bundle into the file at `path`, which exists; [`replace_file`](crate::replace_file) gives such a
 /// one. Tensors are put into the order of their sections, and their checksums after them. Returns the file's size.
 pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) -> Result<u64> {
-    // One per tensor and the header's. Its bytes are known last; it only takes its place here.
-    items.push(Item::new(Role::Checksums, DType::U64, &[1 + items.len()], |_| Ok(())));
+    items.push(checksums(items.len()));
     let placed = place(items)?;
     let header = header(metadata, &placed)?;
 

@@ -56,6 +56,18 @@ pub struct EncoderOptions {
 }
 
 impl EncoderOptions {
+    /// Options of an encoder that is run to compare embeddings: on the CPU, with nothing in the background.
+    pub(crate) fn for_trials(threads: usize, runtime: Option<PathBuf>) -> Self {
+        Self {
+            promotion: Promotion::Off,
+            provider: Provider::Cpu,
+            self_test: SelfTest::Off,
+            threads,
+            runtime,
+            ..Self::default()
+        }
+    }
+
     /// These, for an encoder that does not compare half floats with the CPU's.
     pub(super) fn without_fp16(&self) -> Result<&Self> {
         if self.tensorrt.fp16 {

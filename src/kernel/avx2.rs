@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::generic::{self, Vector, affine, place};
+use super::product::ProductTile;
 use super::tile::Tile;
 
 /// Whether this machine has what [`combine`] needs.
@@ -18,6 +19,16 @@ pub(super) fn is_detected() -> bool {
 pub(super) unsafe fn combine(tile: Tile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
     unsafe { generic::combine::<__m256, 8>(tile) }
+}
+
+/// Computes some elements of a matrix of low rank.
+///
+/// # Safety
+/// [`is_detected`] must have said so.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn product(tile: ProductTile<'_>) {
+    // SAFETY: the caller's promise is all that is asked.
+    unsafe { generic::product::<__m256>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for eight elements, because `Vector` asks

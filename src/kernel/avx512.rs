@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::generic::{self, Vector, affine, place};
+use super::product::ProductTile;
 use super::tile::Tile;
 
 /// Whether this machine has what [`combine`] needs.
@@ -21,6 +22,16 @@ pub(super) fn is_detected() -> bool {
 pub(super) unsafe fn combine(tile: Tile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
     unsafe { generic::combine::<__m512, 4>(tile) }
+}
+
+/// Computes some elements of a matrix of low rank.
+///
+/// # Safety
+/// [`is_detected`] must have said so.
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+pub(super) unsafe fn product(tile: ProductTile<'_>) {
+    // SAFETY: the caller's promise is all that is asked.
+    unsafe { generic::product::<__m512>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for sixteen elements, because `Vector` asks

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::hints::Hints;
+use super::product::ProductTile;
 use super::tile::Tile;
 use crate::error::{Error, Result};
 
@@ -74,30 +75,54 @@ impl Kernel {
         }
     }
 
-    /// The function that combines a tile with this kernel.
+    /// What this kernel is made of.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when this machine lacks the instructions.
-    pub(super) fn function(self) -> Result<fn(Tile<'_>)> {
+    pub(super) fn functions(self) -> Result<Functions> {
         if !Self::available().contains(&self) {
             return Err(unavailable(self));
         }
         // The functions below are safe to name only because the machine was just found to have their instructions.
         Ok(match self {
-            Self::Scalar => super::scalar::combine,
+            Self::Scalar => Functions { combine: super::scalar::combine, product: super::scalar::product },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` lists AVX2 only where it, FMA and F16C were detected.
-            Self::Avx2 => |tile| unsafe { super::avx2::combine(tile) },
+            // `available` lists AVX2 only where it, FMA and F16C were detected.
+            Self::Avx2 => Functions {
+                // SAFETY: it was, as said above.
+                combine: |tile| unsafe { super::avx2::combine(tile) },
+                // SAFETY: it was, as said above.
+                product: |tile| unsafe { super::avx2::product(tile) },
+            },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` lists AVX-512 only where it was detected.
-            Self::Avx512 => |tile| unsafe { super::avx512::combine(tile) },
+            // `available` lists AVX-512 only where it was detected.
+            Self::Avx512 => Functions {
+                // SAFETY: it was, as said above.
+                combine: |tile| unsafe { super::avx512::combine(tile) },
+                // SAFETY: it was, as said above.
+                product: |tile| unsafe { super::avx512::product(tile) },
+            },
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: `available` lists NEON only where it was detected.
-            Self::Neon => |tile| unsafe { super::neon::combine(tile) },
+            // `available` lists NEON only where it was detected.
+            Self::Neon => Functions {
+                // SAFETY: it was, as said above.
+                combine: |tile| unsafe { super::neon::combine(tile) },
+                // SAFETY: it was, as said above.
+                product: |tile| unsafe { super::neon::product(tile) },
+            },
             #[allow(unreachable_patterns)] // On a machine that has them all.
             _ => return Err(unavailable(self)),
         })
     }
+}
+
+/// What a kernel is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Functions {
+    /// Combines a tile.
+    pub(super) combine: fn(Tile<'_>),
+    /// Computes some elements of a matrix of low rank.
+    pub(super) product: fn(ProductTile<'_>),
 }
 
 impl fmt::Display for Kernel {
@@ -186,7 +211,7 @@ mod tests {
                     assert!(!Kernel::available().contains(&kernel));
                     assert_eq!(error.kind(), ErrorKind::Unsupported);
                     assert!(error.to_string().contains(kernel.name()) && error.to_string().contains("scalar"));
-                    assert!(kernel.function().is_err());
+                    assert!(kernel.functions().is_err());
                 }
             }
         }

@@ -6,6 +6,7 @@
 use half::{bf16, f16};
 
 use super::hints::Hints;
+use super::product::{Factors, ProductTile};
 use super::tile::{Tile, TileTerm};
 use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, VectorFormat};
 
@@ -254,6 +255,7 @@ unsafe fn step<V: Vector, const N: usize>(
                         BlockFormat::Q4 => add_block::<V, 4, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
                         BlockFormat::Q3 => add_block::<V, 2, 1, N>(a, format, block, at % BLOCK, far, &mut sums),
                         BlockFormat::Q2 => add_block::<V, 2, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
+                        BlockFormat::Q1 => add_block::<V, 1, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
                     }
                 }
             }
@@ -354,6 +356,70 @@ unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
         for (k, sum) in sums.iter_mut().enumerate() {
             let at = if N == 1 { at } else { k * V::LANES };
             *sum = a.mul_add(V::decode::<P, Q>(decoder, block.add(SCALE_BYTES), at), *sum);
+        }
+    }
+}
+
+/// Vectors of sums that are kept in registers while a matrix of low rank is computed: as many as hide the time that one
+/// takes.
+const PRODUCT_SUMS: usize = 8;
+
+/// Computes some elements of a matrix of low rank with the vectors `V`.
+///
+/// # Safety
+/// The instruction set of `V` must be there. Everything else is checked here.
+#[inline(always)]
+pub(super) unsafe fn product<V: Vector>(tile: ProductTile<'_>) {
+    let ProductTile { out, factors, start } = tile;
+    let Factors { rank, rows, columns, ref left, ref right } = *factors;
+    assert!(left.len() == rank * rows && right.len() == rank * columns, "factors of another size");
+    assert!(start.checked_add(out.len()).is_some_and(|end| end <= rows * columns), "elements outside the matrix");
+    let (mut row, mut column, mut rest) = (start / columns.max(1), start % columns.max(1), out);
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at_mut((columns - column).min(rest.len()));
+        // SAFETY: the caller's promise of the instruction set; the columns from `column` on are in the row, as many as
+        // `now` has, and every row of both factors is there: that was just checked.
+        unsafe {
+            let left = left.as_ptr().add(row);
+            let (mut at, count) = (0, now.len());
+            let to = now.as_mut_ptr();
+            let from = right.as_ptr().add(column);
+            while count - at >= PRODUCT_SUMS * V::LANES {
+                columns_of::<V, PRODUCT_SUMS>(to.add(at), left, from.add(at), factors);
+                at += PRODUCT_SUMS * V::LANES;
+            }
+            while count - at >= V::LANES {
+                columns_of::<V, 1>(to.add(at), left, from.add(at), factors);
+                at += V::LANES;
+            }
+            while at < count {
+                columns_of::<f32, 1>(to.add(at), left, from.add(at), factors);
+                at += 1;
+            }
+        }
+        (rest, row, column) = (later, row + 1, 0);
+    }
+}
+
+/// Computes `N · V::LANES` elements of a row, with the sums in registers. `left` is the row's number in the first
+/// direction, `right` its first column there.
+///
+/// # Safety
+/// The instruction set must be there, and the columns inside the row of every direction, and inside `to`.
+#[inline(always)]
+unsafe fn columns_of<V: Vector, const N: usize>(to: *mut f32, left: *const f32, right: *const f32, factors: &Factors) {
+    // SAFETY: the caller's promises, passed on.
+    unsafe {
+        let mut sums = [V::splat(0.0); N];
+        for k in 0..factors.rank {
+            let a = V::splat(*left.add(k * factors.rows));
+            let right = right.add(k * factors.columns);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = a.mul_add(V::load_f32(right.add(n * V::LANES).cast()), *sum);
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            sum.store(to.add(n * V::LANES));
         }
     }
 }

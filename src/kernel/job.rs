@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::dispatch::Kernel;
+use super::dispatch::{Functions, Kernel};
+use super::factors::JobFactors;
 use super::hints::Hints;
 use super::linear::PanelPacker;
 use super::output::{Output, ROWS};
+use super::product::{Factors, ProductTile};
 use super::readahead::ReadAhead;
 use super::threads;
 use super::tile::{Tile, TileTerm};
@@ -62,6 +64,9 @@ const CACHED_ITEM: usize = 32 << 10;
 /// converted sources stay in the first-level cache. Whole blocks.
 const CONVERTED: usize = 8 * BLOCK;
 
+/// The same where a term is of low rank, whose rows are longer than that.
+const MULTIPLIED: usize = 64 * BLOCK;
+
 /// Computes every job by the bit contract of [this module](super).
 ///
 /// What an output takes as f32, whole and in order is computed where it belongs, everything else in a buffer that stays
@@ -84,7 +89,7 @@ const CONVERTED: usize = 8 * BLOCK;
 /// [`ErrorKind::OutOfMemory`] may come later, where sources must be converted first, and [`ErrorKind::Cancelled`] when
 /// it ended early. The outputs then hold nothing of use.
 pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel: Option<&AtomicBool>) -> Result<()> {
-    let function = kernel.function()?;
+    let functions = kernel.functions()?;
     for (m, coefficient) in jobs.iter().flat_map(|job| job.coefficients.iter().enumerate()) {
         if !coefficient.is_finite() {
             return Err(Error::invalid(format!("coefficient {m} is not finite")).got(coefficient));
@@ -146,7 +151,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
             return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
         }
         ahead.arrived_at(item.job);
-        item.run(kernel, function, hints, scratch)
+        item.run(kernel, functions, hints, scratch)
     })
 }
 
@@ -204,13 +209,17 @@ struct Inputs<'a> {
     /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
     /// tile.
     are_loadable: bool,
+    /// Whether a term is of low rank.
+    has_factors: bool,
 }
 
 impl<'a> Inputs<'a> {
     fn of(job: &TensorJob<'a>) -> Self {
         let base = job.base.cloned().map(Source::Dense);
         let all = job.coefficients.iter().copied().zip(job.terms.iter().copied());
-        let inputs = Self { base, terms: all.filter(|&(a, _)| a != 0.0).collect(), are_loadable: false };
+        let terms: Vec<_> = all.filter(|&(a, _)| a != 0.0).collect();
+        let has_factors = terms.iter().any(|(_, term)| matches!(term, Source::LowRank(_)));
+        let inputs = Self { base, terms, are_loadable: false, has_factors };
         let are_loadable = inputs.iter().all(|input| input.loadable().is_some());
         Self { are_loadable, ..inputs }
     }
@@ -288,23 +297,27 @@ enum ItemTarget<'p> {
 #[derive(Default)]
 struct Scratch {
     converted: Vec<f32>,
+    factors: JobFactors,
     result: Vec<f32>,
     scaled: Vec<f32>,
     packer: PanelPacker,
 }
 
 impl WorkItem<'_> {
-    fn run(self, kernel: Kernel, function: fn(Tile<'_>), hints: Hints, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { converted, result, scaled, packer } = scratch;
+    fn run(self, kernel: Kernel, functions: Functions, hints: Hints, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { converted, factors, result, scaled, packer } = scratch;
+        if self.inputs.has_factors {
+            factors.prepare(self.job, &self.inputs.terms, functions)?;
+        }
         match self.target {
-            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, function, hints, converted),
+            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, functions, hints, converted, factors),
             ItemTarget::Buffered { count, outputs } => {
                 if result.len() < count {
                     *result = try_zeroed(count)?;
                 }
                 let values = &mut result[..count];
                 let hints = Hints { stream: false, ..hints };
-                self.inputs.compute(self.start, values, function, hints, converted)?;
+                self.inputs.compute(self.start, values, functions, hints, converted, factors)?;
                 packer.use_kernel(kernel)?;
                 outputs.iter().try_for_each(|output| output.put(self.start, values, scaled, packer))
             }
@@ -318,28 +331,37 @@ impl Inputs<'_> {
         &self,
         mut start: usize,
         out: &mut [f32],
-        kernel: fn(Tile<'_>),
+        functions: Functions,
         hints: Hints,
         scratch: &mut Vec<f32>,
+        factors: &JobFactors,
     ) -> Result<()> {
-        let Self { base, terms, are_loadable } = self;
+        let Self { base, terms, are_loadable, has_factors } = self;
         if base.is_none() && terms.is_empty() {
             out.fill(0.0);
             return Ok(());
         }
-        if !are_loadable && scratch.len() < (terms.len() + 1) * CONVERTED {
-            *scratch = try_zeroed((terms.len() + 1) * CONVERTED)?;
+        let length = match (*are_loadable, *has_factors) {
+            (true, _) => usize::MAX,
+            (false, true) => MULTIPLIED,
+            (false, false) => CONVERTED,
+        };
+        if !are_loadable && scratch.len() < (terms.len() + 1) * length {
+            *scratch = try_zeroed((terms.len() + 1) * length)?;
         }
-        for out in out.chunks_mut(if *are_loadable { usize::MAX } else { CONVERTED }) {
+        for out in out.chunks_mut(length) {
             let mut reader = Reader { start, count: out.len(), scratch };
             let base = base.as_ref().map(|base| reader.read(base)).transpose()?;
             let mut loaded = Vec::with_capacity(terms.len());
-            for &(coefficient, term) in terms {
-                let (format, bytes) = reader.read(term)?;
+            for (m, &(coefficient, term)) in terms.iter().enumerate() {
+                let (format, bytes) = match factors.of(m).filter(|_| *has_factors) {
+                    Some(factors) => reader.multiply(factors, functions),
+                    None => reader.read(term)?,
+                };
                 loaded.push(TileTerm { coefficient, format, bytes });
             }
             start += out.len();
-            kernel(Tile { out, base, terms: &loaded, hints });
+            (functions.combine)(Tile { out, base, terms: &loaded, hints });
         }
         Ok(())
     }
@@ -359,9 +381,22 @@ impl<'a> Reader<'a> {
         if let Some((format, bytes)) = input.loadable() {
             return Ok((format, &bytes[format.bytes(self.start)..][..format.bytes(self.count)]));
         }
-        let (tile, rest) = std::mem::take(&mut self.scratch).split_at_mut(self.count);
-        self.scratch = rest;
+        let tile = self.room();
         input.read_f32(self.start, tile)?;
         Ok((VectorFormat::F32, f32_bytes(tile)))
+    }
+
+    /// The elements of a matrix of low rank, in scratch.
+    fn multiply(&mut self, factors: &Factors, functions: Functions) -> (VectorFormat, &'a [u8]) {
+        let tile = self.room();
+        (functions.product)(ProductTile { out: &mut *tile, factors, start: self.start });
+        (VectorFormat::F32, f32_bytes(tile))
+    }
+
+    /// Takes room for the elements of one input.
+    fn room(&mut self) -> &'a mut [f32] {
+        let (tile, rest) = std::mem::take(&mut self.scratch).split_at_mut(self.count);
+        self.scratch = rest;
+        tile
     }
 }

@@ -3,7 +3,8 @@
 //! # The bit contract
 //! For every element `i` of a tensor, with the terms' coefficients `a_m` as f32 and the values of `base` and of
 //! the terms `s_m` converted to f32 first (f32, f16, bf16 and blocks exactly, f64 rounded to nearest, ties to even; for
-//! blocks [`BlockFormat::dequantize`](crate::tensor::BlockFormat::dequantize) is the specification):
+//! blocks [`BlockFormat::dequantize`](crate::tensor::BlockFormat::dequantize) is the specification, for matrices of low
+//! rank [`LowRank::read_f32`](crate::tensor::LowRank::read_f32)):
 //!
 //! ```text
 //! sum    = +0.0
@@ -21,7 +22,8 @@
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `job.rs` checks the tensor jobs that the caller gives and cuts them into work items,
-//! which are computed tile by tile (`tile.rs`, what kernels work on); `output.rs` says where the results go, `hints.rs`
+//! which are computed tile by tile (`tile.rs`, what kernels work on; for terms of low rank `product.rs`,
+//! whose factors `factors.rs` decodes); `output.rs` says where the results go, `hints.rs`
 //! what the caches are told. `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are
 //! due. `cuda/` is the combine kernel on a GPU.
 
@@ -31,6 +33,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod cuda;
 mod dispatch;
+mod factors;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
 mod hints;
@@ -39,6 +42,7 @@ pub mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod output;
+mod product;
 mod readahead;
 mod scalar;
 pub(crate) mod threads;

@@ -7,6 +7,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::generic::{self, Vector, affine, place};
+use super::product::ProductTile;
 use super::tile::Tile;
 use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES};
 
@@ -24,6 +25,16 @@ pub(super) fn is_detected() -> bool {
 pub(super) unsafe fn combine(tile: Tile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
     unsafe { generic::combine::<float32x4x2_t, 8>(tile) }
+}
+
+/// Computes some elements of a matrix of low rank.
+///
+/// # Safety
+/// [`is_detected`] must have said so.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn product(tile: ProductTile<'_>) {
+    // SAFETY: the caller's promise is all that is asked.
+    unsafe { generic::product::<float32x4x2_t>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for eight elements, because `Vector` asks
@@ -241,6 +252,7 @@ impl Tables {
     /// For codes of so many bits, and a sign.
     const fn of(bits: usize, sign: f32) -> Self {
         let offset = match bits {
+            1 => BlockFormat::Q1.offset(),
             2 => BlockFormat::Q2.offset(),
             3 => BlockFormat::Q3.offset(),
             4 => BlockFormat::Q4.offset(),

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::product::ProductTile;
 use super::tile::Tile;
 use crate::tensor::{BLOCK, VectorFormat};
 
@@ -26,6 +27,18 @@ pub(super) fn combine(tile: Tile<'_>) {
             }
             None => out.copy_from_slice(&sums[..out.len()]),
         }
+    }
+}
+
+/// Computes some elements of a matrix of low rank, one after the other.
+pub(super) fn product(tile: ProductTile<'_>) {
+    let ProductTile { out, factors, start } = tile;
+    for (i, out) in out.iter_mut().enumerate() {
+        let (row, column) = ((start + i) / factors.columns, (start + i) % factors.columns);
+        let direction = |sum: f32, k: usize| {
+            f32::mul_add(factors.left[k * factors.rows + row], factors.right[k * factors.columns + column], sum)
+        };
+        *out = (0..factors.rank).fold(0.0, direction);
     }
 }
 

@@ -1,144 +1,17 @@
-//! One parameter of a basis vector: a tensor, or blocks of quantised values.
+//! One parameter of a basis vector: a tensor, blocks of quantised values, or a matrix of low rank.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::{BLOCK, BlockFormat, MAX_SCALE, scale_of};
+use super::blocks::Blocks;
 use super::dense::Tensor;
 use super::dtype::DType;
-use super::memory::{checked_numel, try_zeroed};
+use super::low_rank::LowRank;
+use super::memory::try_zeroed;
 use super::vector_format::VectorFormat;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mmap::Mapping;
-
-/// Quantised values inside a [`Mapping`], which they keep alive: a contiguous tensor of a [`BlockFormat`]. Cloning
-/// copies no data.
-///
-/// The blocks run through the tensor in row-major order without regard to its rows; the last one is whole too.
-#[derive(Clone)]
-pub struct Blocks {
-    mapping: Arc<Mapping>,
-    format: BlockFormat,
-    /// The place of the first block, in bytes from the mapping's start.
-    offset: usize,
-    numel: usize,
-    shape: Box<[usize]>,
-}
-
-impl Blocks {
-    /// The blocks that fill `bytes` of the mapping exactly.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format) when shape and range disagree or the range leaves the mapping.
-    pub fn new(mapping: &Arc<Mapping>, bytes: Range<usize>, format: BlockFormat, shape: &[usize]) -> Result<Self> {
-        let fail = |what: &str| Error::format(what.to_owned()).at(mapping.path());
-        let numel = checked_numel(shape).ok_or_else(|| fail("a tensor's shape overflows"))?;
-        let length = format.bytes(numel);
-        if length.is_none() || length != bytes.end.checked_sub(bytes.start) {
-            return Err(fail("a tensor's shape and bytes disagree")
-                .expected(format_args!(
-                    "{} bytes for {format} {shape:?}",
-                    length.map_or("too many".to_owned(), |n| n.to_string())
-                ))
-                .got(format_args!("the range {bytes:?}")));
-        }
-        if bytes.end > mapping.len() {
-            return Err(fail("a tensor lies outside its file").got(format_args!("the range {bytes:?}")));
-        }
-        Ok(Self { mapping: Arc::clone(mapping), format, offset: bytes.start, numel, shape: shape.into() })
-    }
-
-    /// The format of the values.
-    pub fn format(&self) -> BlockFormat {
-        self.format
-    }
-
-    /// The extent of every dimension; empty for a scalar.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The number of elements.
-    pub fn numel(&self) -> usize {
-        self.numel
-    }
-
-    /// The bytes that the blocks take.
-    pub fn nbytes(&self) -> usize {
-        self.numel.div_ceil(BLOCK) * self.format.block_bytes()
-    }
-
-    /// The bytes that the blocks are a view of.
-    pub fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
-
-    /// The place of the first block, in bytes from the mapping's start.
-    pub fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// The blocks' bytes, at any alignment.
-    pub fn bytes(&self) -> &[u8] {
-        &self.mapping[self.offset..self.offset + self.nbytes()]
-    }
-
-    /// Every block's bytes, in order.
-    fn blocks(&self) -> std::slice::ChunksExact<'_, u8> {
-        self.bytes().chunks_exact(self.format.block_bytes())
-    }
-
-    /// Writes the elements `start..start + out.len()` of the row-major order into `out`, by the specification
-    /// ([`BlockFormat::dequantize`]).
-    ///
-    /// # Panics
-    /// When the range leaves the tensor.
-    pub fn read_f32(&self, start: usize, mut out: &mut [f32]) {
-        assert!(start.checked_add(out.len()).is_some_and(|end| end <= self.numel), "range outside the tensor");
-        let mut skipped = start % BLOCK;
-        for block in self.blocks().skip(start / BLOCK) {
-            if out.is_empty() {
-                return;
-            }
-            let values = &self.format.dequantize(block)[skipped..];
-            let (now, later) = out.split_at_mut(values.len().min(out.len()));
-            now.copy_from_slice(&values[..now.len()]);
-            (out, skipped) = (later, 0);
-        }
-    }
-
-    /// Whether every element is zero. Stops at the first block that is not.
-    pub fn is_zero(&self) -> bool {
-        let mut left = self.numel;
-        self.blocks().all(|block| {
-            let count = left.min(BLOCK);
-            left -= count;
-            scale_of(block) == 0.0 || self.format.dequantize(block)[..count].iter().all(|&value| value == 0.0)
-        })
-    }
-
-    /// Whether every scale is a number that gives finite values.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format), with the first that is not.
-    pub fn verify_finite(&self) -> Result<()> {
-        let fits = |scale: f32| scale.abs() <= MAX_SCALE;
-        match self.blocks().map(scale_of).enumerate().find(|&(_, scale)| !fits(scale)) {
-            None => Ok(()),
-            Some((block, scale)) => Err(Error::format("the scale of a block is not finite, or too large")
-                .at(self.mapping.path())
-                .got(format_args!("{scale} for the elements from {} on", block * BLOCK))),
-        }
-    }
-}
-
-impl fmt::Debug for Blocks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Blocks({} {:?})", self.format, self.shape)
-    }
-}
 
 /// The elements of a basis vector for one parameter, as its file holds them.
 #[derive(Clone, Debug)]
@@ -147,6 +20,8 @@ pub enum Source {
     Dense(Tensor),
     /// Quantised.
     Blocks(Blocks),
+    /// A product of two factors.
+    LowRank(LowRank),
 }
 
 impl Source {
@@ -155,6 +30,7 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.shape(),
             Self::Blocks(blocks) => blocks.shape(),
+            Self::LowRank(matrix) => matrix.shape(),
         }
     }
 
@@ -163,6 +39,7 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.numel(),
             Self::Blocks(blocks) => blocks.numel(),
+            Self::LowRank(matrix) => matrix.numel(),
         }
     }
 
@@ -171,14 +48,15 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.nbytes(),
             Self::Blocks(blocks) => blocks.nbytes(),
+            Self::LowRank(matrix) => matrix.nbytes(),
         }
     }
 
-    /// The type of the elements; `None` for blocks.
+    /// The type of the elements; `None` for blocks and factors.
     pub(crate) fn dtype(&self) -> Option<DType> {
         match self {
             Self::Dense(tensor) => Some(tensor.dtype()),
-            Self::Blocks(_) => None,
+            Self::Blocks(_) | Self::LowRank(_) => None,
         }
     }
 
@@ -188,6 +66,7 @@ impl Source {
             Self::Dense(tensor) if !tensor.is_contiguous() => return None,
             Self::Dense(tensor) => tensor.offset(),
             Self::Blocks(blocks) => blocks.offset(),
+            Self::LowRank(matrix) => return Some(matrix.range()),
         };
         Some(start..start + self.nbytes())
     }
@@ -205,14 +84,16 @@ impl Source {
                 Some((format, tensor.bytes()?))
             }
             Self::Blocks(blocks) => Some((VectorFormat::Blocks(blocks.format()), blocks.bytes())),
+            Self::LowRank(_) => None,
         }
     }
 
-    /// The name of the data type or block format: `f32`, `bf16`, `q4`, …
+    /// The name of the data type or block format: `f32`, `bf16`, `q4`, …; `low rank` for a product of factors.
     pub fn format_name(&self) -> &'static str {
         match self {
             Self::Dense(tensor) => tensor.dtype().name(),
             Self::Blocks(blocks) => blocks.format().name(),
+            Self::LowRank(_) => "low rank",
         }
     }
 
@@ -221,13 +102,15 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.mapping(),
             Self::Blocks(blocks) => blocks.mapping(),
+            Self::LowRank(matrix) => matrix.mapping(),
         }
     }
 
     /// Writes the elements `start..start + out.len()` of the row-major order into `out` as f32.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when they are no floats.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when they are no floats;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) of a matrix of low rank.
     ///
     /// # Panics
     /// When the range leaves the tensor.
@@ -238,6 +121,7 @@ impl Source {
                 blocks.read_f32(start, out);
                 Ok(())
             }
+            Self::LowRank(matrix) => matrix.read_f32(start, out),
         }
     }
 
@@ -253,6 +137,11 @@ impl Source {
                 blocks.read_f32(0, &mut values);
                 Ok(Cow::Owned(values))
             }
+            Self::LowRank(matrix) => {
+                let mut values = try_zeroed(matrix.numel())?;
+                matrix.read_f32(0, &mut values)?;
+                Ok(Cow::Owned(values))
+            }
         }
     }
 
@@ -263,20 +152,18 @@ impl Source {
     pub fn in_memory(&self) -> Result<Self> {
         match self {
             Self::Dense(tensor) => tensor.in_memory().map(Self::Dense),
-            Self::Blocks(blocks) if !blocks.mapping.is_mapped() => Ok(self.clone()),
-            Self::Blocks(blocks) => {
-                let bytes = blocks.mapping.read_at(blocks.offset..blocks.offset + blocks.nbytes())?.into_owned();
-                let mapping = Arc::new(Mapping::from_vec(bytes, blocks.mapping.path()));
-                Ok(Self::Blocks(Blocks { mapping, offset: 0, ..blocks.clone() }))
-            }
+            Self::Blocks(blocks) => blocks.in_memory().map(Self::Blocks),
+            Self::LowRank(matrix) => matrix.in_memory().map(Self::LowRank),
         }
     }
 
-    /// Whether every element is zero (−0.0 counts as zero). Stops at the first that is not.
+    /// Whether every element is zero (−0.0 counts as zero). Stops at the first that is not; of a matrix of low rank,
+    /// whether a factor is zero.
     pub fn is_zero(&self) -> bool {
         match self {
             Self::Dense(tensor) => tensor.is_zero(),
             Self::Blocks(blocks) => blocks.is_zero(),
+            Self::LowRank(matrix) => matrix.is_zero(),
         }
     }
 
@@ -288,6 +175,7 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.verify_finite(),
             Self::Blocks(blocks) => blocks.verify_finite(),
+            Self::LowRank(matrix) => matrix.verify_finite(),
         }
     }
 }
@@ -301,5 +189,11 @@ impl From<Tensor> for Source {
 impl From<Blocks> for Source {
     fn from(blocks: Blocks) -> Self {
         Self::Blocks(blocks)
+    }
+}
+
+impl From<LowRank> for Source {
+    fn from(matrix: LowRank) -> Self {
+        Self::LowRank(matrix)
     }
 }

@@ -33,7 +33,7 @@ fn errors_and_bytes_are_those_of_the_bundle() {
         let mut packer = Packer::new(&base, &basis, small(method, 5).arch.hints()).unwrap();
         packer.base_format(BaseFormat::F32);
         let path = place.with_extension("taskbasis");
-        packer.write(&path, &packer.uniform(format), &[], &|_| {}).unwrap();
+        packer.write(&path, &packer.uniform(format.into()), &[], &|_| {}).unwrap();
         let bundle = Bundle::open(&path).unwrap();
         let model = bundle.model(None, &ModelOptions::default()).unwrap();
         let (mut lost, mut whole) = (0.0, 0.0);
@@ -84,8 +84,8 @@ fn the_page_tells_what_to_choose() {
     let (page, base, tasks) = (text(&folder.path().join("page.html")), text(&files[0]), text(folder.path()));
     let told = json(&["analyze", "--base", &base, "--tasks-dir", &tasks, "--report", &page]);
     let choices = told["choices"].as_array().unwrap();
-    // Autoencoder and PCA with 1 to 5 vectors, RandomSample with all: in f16 and five formats of blocks.
-    assert_eq!(choices.len(), (5 + 5 + 1) * 6, "{told}");
+    // Autoencoder and PCA with 1 to 5 vectors, RandomSample with all: in f16 and six formats of blocks.
+    assert_eq!(choices.len(), (5 + 5 + 1) * 7, "{told}");
     assert!(choices.contains(&told["knee"]));
     let html = std::fs::read_to_string(&page).unwrap();
     for part in ["What a basis costs", "Spectrum", "Cosine similarities", "By block", "At the knee", "← knee"] {

@@ -1,4 +1,4 @@
-//! A bundle of version 1, in `tests/data`, is opened for ever and gives the bits that it gave when it was written; and
+//! Bundles of both versions, in `tests/data`, are opened for ever and give the bits that they gave when written; and
 //! a reader in another language, `examples/python/read_bundle.py`, gives the same values.
 
 use crate::support::{Need, skip};
@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support;
-use crate::support::bundle::{format, tiny};
+use crate::support::bundle::{format, narrow_files, tiny};
 use crate::support::synthetic::Synthetic;
 use serde_json::{Value, json};
 use taskbasis::{
-    Arch, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, VectorFormat, Weights,
+    Arch, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, StoredFormat, VectorFormat,
+    Weights,
 };
 
 /// With a user's graph.
 const WITH_GRAPH: &str = "golden_v1_graph.taskbasis";
+
+const VERSION_2: &str = "golden_v2.taskbasis";
 
 const EXPRESSIONS: [&str; 5] = ["Task0", "Task1@0.5 - Task2", "merged@0.4", "all@0.25", "base"];
 
@@ -62,13 +65,56 @@ fn write(path: &Path, with: Option<&Bundle>) {
     };
     packer.graph(&graph).unwrap();
     packer.lambdas(taskbasis::bundle::Lambdas { task: Some(1.0), merged: Some(0.3), all: None });
-    packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), BlockFormat::Q3, 0.0).unwrap();
+    packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), BlockFormat::Q3.into(), 0.0).unwrap();
     let mut formats = packer.uniform(format("q4"));
     let names: Vec<String> = formats.iter().map(|(name, _)| name.to_owned()).collect();
-    for (name, format) in names.iter().zip(VectorFormat::ALL.into_iter().cycle()) {
-        formats.set(name, format).unwrap();
+    // Those of version 1.
+    let known = VectorFormat::ALL.into_iter().filter(|format| *format != BlockFormat::Q1.into());
+    for (name, format) in names.iter().zip(known.cycle()) {
+        formats.set(name, format.into()).unwrap();
     }
     packer.write(path, &formats, &[], &|_| {}).unwrap();
+}
+
+/// What version 2 added: one bit per value, and matrices of low rank, among the vectors, in the mean and in a residual.
+fn write_version_2(path: &Path) {
+    let family = narrow_files(Method::Pca);
+    let (base, basis) = (Checkpoint::open(&family.base).unwrap(), Basis::open(&family.basis).unwrap());
+    let mut packer = Packer::new(&base, &basis, family.hints()).unwrap();
+    let residual: StoredFormat = "r2q6".parse().unwrap();
+    packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), residual, 0.0).unwrap();
+    let mut formats = packer.uniform(BlockFormat::Q1.into());
+    for (name, format) in [("visual.proj", "r2q8"), ("visual.conv1.weight", "r3"), ("visual.class_embedding", "q1")] {
+        formats.set(name, format.parse().unwrap()).unwrap();
+    }
+    packer.write(path, &formats, &[], &|_| {}).unwrap();
+}
+
+#[test]
+fn version_2_is_read_for_ever() {
+    let file = data(VERSION_2);
+    if std::env::var_os("TASKBASIS_BLESS_2").is_some() {
+        write_version_2(&file);
+        let told = told(&Bundle::open(&file).unwrap());
+        std::fs::write(data("golden_v2.json"), serde_json::to_string(&told).unwrap() + "\n").unwrap();
+    }
+    let bundle = Bundle::open(&file).unwrap();
+    let errors = bundle.verify(0, &|_| {});
+    assert!(errors.is_empty(), "{errors:?}");
+    let expected: Value = serde_json::from_slice(&std::fs::read(data("golden_v2.json")).unwrap()).unwrap();
+    assert!(told(&bundle) == expected);
+    assert_eq!(bundle.residuals(), ["Task2"]);
+    // Which bits directions have depends on the machine that found them; the layout does not.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("golden");
+    write_version_2(&path);
+    let taken = |path: &Path| {
+        let mut parts = support::bundle::Parts::of(&std::fs::read(path).unwrap());
+        parts.header["__metadata__"]["taskbasis.writer"] = Value::Null;
+        (parts.header, parts.data.len())
+    };
+    assert_eq!(taken(&path), taken(&file));
+    assert_eq!(taken(&path).0["__metadata__"]["taskbasis.version"], "2");
 }
 
 #[test]
@@ -127,10 +173,10 @@ fn a_reader_in_another_language_agrees() {
         return skip(Need::Python, format_args!("{python} has no numpy and safetensors"));
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/read_bundle.py");
-    assert!(std::fs::read_to_string(&script).unwrap().lines().count() <= 60, "it is to be short");
+    assert!(std::fs::read_to_string(&script).unwrap().lines().count() <= 70, "it is to be short");
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
-    let bundles = ["golden_v1.taskbasis", WITH_GRAPH].map(|file| Bundle::open(data(file)).unwrap());
+    let bundles = ["golden_v1.taskbasis", WITH_GRAPH, VERSION_2].map(|file| Bundle::open(data(file)).unwrap());
     for (bundle, task) in bundles.iter().flat_map(|bundle| bundle.tasks().iter().map(move |task| (bundle, task))) {
         let run = "import sys, read_bundle; from safetensors.numpy import save_file\n\
                    w = read_bundle.weights(sys.argv[1], sys.argv[2])\n\

@@ -237,7 +237,9 @@ fn what_the_basis_leaves_alone_is_stored_once() {
         let finetuned = Checkpoint::open(finetuned).unwrap();
         let mut update = BundleUpdate::new(&bundle, None).unwrap();
         let residual = Some(BlockFormat::Q8);
-        update.task(NewTask { name: "New", finetuned: &finetuned, head: None, residual }).unwrap();
+        update
+            .task(NewTask { name: "New", finetuned: &finetuned, head: None, residual: residual.map(Into::into) })
+            .unwrap();
         update.write(&path, &[], &|_| {}).unwrap();
         let grown = Bundle::open(&path).unwrap();
         assert!(grown.verify(0, &|_| {}).is_empty() && grown.graph_map() == bundle.graph_map());

@@ -6,8 +6,8 @@ use crate::support;
 use crate::support::bundle::{METHODS, format, pack_digits, tiny_files};
 use taskbasis::bundle::TaskFit;
 use taskbasis::{
-    BaseFormat, BlockFormat, Bundle, BundleUpdate, Checkpoint, ErrorKind, Method, ModelOptions, NewTask, TaskExpr,
-    Weights,
+    BaseFormat, BlockFormat, Bundle, BundleUpdate, Checkpoint, ErrorKind, Method, ModelOptions, NewTask, StoredFormat,
+    TaskExpr, Weights,
 };
 
 pub(crate) fn weights(bundle: &Bundle, expr: &str) -> std::sync::Arc<Weights> {
@@ -15,7 +15,7 @@ pub(crate) fn weights(bundle: &Bundle, expr: &str) -> std::sync::Arc<Weights> {
     bundle.model(None, &ModelOptions::default()).unwrap().weights(&expr).unwrap().get().unwrap()
 }
 
-pub(crate) fn task<'a>(name: &'a str, finetuned: &'a Checkpoint, residual: Option<BlockFormat>) -> NewTask<'a> {
+pub(crate) fn task<'a>(name: &'a str, finetuned: &'a Checkpoint, residual: Option<StoredFormat>) -> NewTask<'a> {
     NewTask { name, finetuned, head: None, residual }
 }
 
@@ -80,7 +80,7 @@ fn a_residual_brings_what_is_missing() {
         let before = Bundle::open(&path).unwrap();
         let mut last = f64::INFINITY;
         for (i, residual) in [None, Some("q2"), Some("q4"), Some("q8")].into_iter().enumerate() {
-            let residual: Option<BlockFormat> = residual.map(|format| format.parse().unwrap());
+            let residual: Option<StoredFormat> = residual.map(|format| format.parse().unwrap());
             let name = format!("New{i}");
             let fitted = add(&path, task(&name, &finetuned, residual));
             let grown = Bundle::open(&path).unwrap();
@@ -168,8 +168,8 @@ fn a_parameter_that_no_vector_changes_can_have_a_residual() {
     );
 
     let finetuned = Checkpoint::open(finetuned).unwrap();
-    add(&path, task("A", &finetuned, Some(BlockFormat::Q8)));
-    add(&path, task("B", &finetuned, Some(BlockFormat::Q8)));
+    add(&path, task("A", &finetuned, Some(BlockFormat::Q8.into())));
+    add(&path, task("B", &finetuned, Some(BlockFormat::Q8.into())));
     let grown = Bundle::open(&path).unwrap();
     assert!(grown.verify(0, &|_| {}).is_empty());
     assert!(distance(&weights(&grown, "B"), &finetuned, &grown.base().unwrap().unwrap()) < 0.02);
@@ -194,13 +194,17 @@ fn what_does_not_belong_is_refused() {
     };
     refused(update.task(task("Task1", &base, None)), ErrorKind::InvalidArgument, "has a task `Task1` already");
     refused(update.task(task("", &base, None)), ErrorKind::InvalidArgument, "the new task's name is empty");
-    refused(update.residual("Task9", &base, BlockFormat::Q2), ErrorKind::NotFound, "Task9");
+    refused(update.residual("Task9", &base, BlockFormat::Q2.into()), ErrorKind::NotFound, "Task9");
     let unselected =
         bundle.tasks().iter().position(|task| bundle.basis().unwrap().coefficients(&TaskExpr::task(task)).is_err());
     let unselected = bundle.tasks()[unselected.unwrap()].clone();
-    refused(update.residual(&unselected, &base, BlockFormat::Q2), ErrorKind::NotRecoverable, "cannot be recovered");
-    update.residual("Task0", &base, BlockFormat::Q2).unwrap();
-    refused(update.residual("Task0", &base, BlockFormat::Q2), ErrorKind::InvalidArgument, "a residual already");
+    refused(
+        update.residual(&unselected, &base, BlockFormat::Q2.into()),
+        ErrorKind::NotRecoverable,
+        "cannot be recovered",
+    );
+    update.residual("Task0", &base, BlockFormat::Q2.into()).unwrap();
+    refused(update.residual("Task0", &base, BlockFormat::Q2.into()), ErrorKind::InvalidArgument, "a residual already");
     if let Some(other) = &other {
         refused(update.task(task("New", other, None)), ErrorKind::Mismatch, "another model");
         assert!(BundleUpdate::new(&bundle, Some(other)).is_err());

@@ -10,7 +10,7 @@ fn everything() -> Vec<u8> {
     let path = family.pack_with("all.taskbasis", "q4", BaseFormat::F16, |packer| {
         packer.graph(&family.graph()).unwrap();
         packer.lambdas(taskbasis::bundle::Lambdas { merged: Some(0.3), ..Default::default() });
-        packer.residual("Task1", Checkpoint::open(&family.base).unwrap(), BlockFormat::Q2, 0.0).unwrap();
+        packer.residual("Task1", Checkpoint::open(&family.base).unwrap(), BlockFormat::Q2.into(), 0.0).unwrap();
     });
     std::fs::read(path).unwrap()
 }
@@ -79,10 +79,12 @@ fn metadata() {
         broken("no JSON", |parts| parts.header["__metadata__"][&key] = json!("{"), &[&format!("`{key}` is broken")]);
     }
     let mut taken = Parts::of(&everything());
-    taken.header["__metadata__"]["taskbasis.version"] = json!("2");
+    taken.header["__metadata__"]["taskbasis.version"] = json!("3");
     let errors = faults(taken.join(true));
     assert_eq!(errors[0].kind(), ErrorKind::Unsupported);
-    assert!(errors[0].to_string().contains("expected version 1, got `2`"), "{}", errors[0]);
+    assert!(errors[0].to_string().contains("expected version 1 or 2, got `3`"), "{}", errors[0]);
+    taken.header["__metadata__"]["taskbasis.version"] = json!("2");
+    assert!(faults(taken.join(true)).is_empty(), "all that version 1 has, version 2 has too");
 
     let set = |key: &'static str, field: &'static str, value: Value| {
         move |parts: &mut Parts| {

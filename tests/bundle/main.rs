@@ -17,6 +17,7 @@ mod names;
 mod other_encoders;
 mod program;
 mod refit;
+mod small_formats;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks_dir;

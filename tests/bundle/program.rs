@@ -262,6 +262,35 @@ fn promises_are_kept_and_mixtures_are_smaller() {
 }
 
 #[test]
+fn a_size_is_kept_to() {
+    let files = Files::new();
+    for more in [&[][..], &["--data", &files.data]] {
+        let report = files.pack("s.taskbasis", &[&["--size", "560 kB"], more].concat());
+        let bytes = report["bytes"].as_u64().unwrap();
+        assert!(bytes == fs::metadata(files.path("s.taskbasis")).unwrap().len() && bytes <= 560_000, "{bytes}");
+        assert!(
+            report["formats"].as_array().unwrap().iter().any(|format| format[0].as_str().unwrap().starts_with('r'))
+        );
+        if let Some(accuracy) = report.get("accuracy") {
+            let lost = accuracy["mean"]["before"].as_f64().unwrap() - accuracy["mean"]["after"].as_f64().unwrap();
+            assert!(lost < 0.008, "{accuracy}");
+        }
+    }
+    assert!(succeed(&["verify", &files.path("s.taskbasis")]).contains("all as they were written"));
+    let out = files.path("none.taskbasis");
+    let pack = ["pack", "--basis", &files.basis, "--base", &files.base, "-o", &out];
+    fail(&[&pack[..], &["--size", "100kB"]].concat(), &["cannot be that small", "at least", "--base-format"]);
+    assert!(!fs::exists(&out).unwrap());
+    for (more, said) in
+        [(&["--size", "5 parsec"][..], "not a size"), (&["--size", "1MB", "--format", "q4"], "--format")]
+    {
+        let output = run(&[&pack[..], more].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8(output.stderr).unwrap().contains(said), "{more:?}");
+    }
+}
+
+#[test]
 fn progress_is_told_to_programs_and_else_to_nobody() {
     let files = Files::new();
     files.pack("m.taskbasis", &["--format", "q8"]);

@@ -152,14 +152,16 @@ fn what_cannot_be_made_anew_is_refused() {
         assert_eq!(kind, ErrorKind::Unsupported);
     }
     let ae = Method::Autoencoder;
-    refused(ae, &|_| {}, task("New", &new, Some(BlockFormat::Q4)), None, "a residual of a task");
+    refused(ae, &|_| {}, task("New", &new, Some(BlockFormat::Q4.into())), None, "a residual of a task");
     refused(ae, &|_| {}, task("Task1", &new, None), None, "has a task `Task1` already");
     refused(ae, &|_| {}, plain(), Some(0), "1 to 4");
     refused(ae, &|_| {}, plain(), Some(5), "1 to 4");
     refused(ae, &|_| {}, task("New", &base, None), None, "the weights of task `New` are the base's");
     let kind = refused(
         ae,
-        &|update| drop(update.residual("Task1", Box::leak(Box::new(outside(&family, &bundle))), BlockFormat::Q4)),
+        &|update| {
+            drop(update.residual("Task1", Box::leak(Box::new(outside(&family, &bundle))), BlockFormat::Q4.into()))
+        },
         plain(),
         None,
         "task `Task1` has a residual",
@@ -175,9 +177,9 @@ fn a_task_taken_out_leaves_the_others_as_they_are() {
         let before = Bundle::open(&path).unwrap();
         let (one, two) = (outside(&family, &before), saved(&before, "Task0@2", &family.path("two.safetensors")));
         let mut update = BundleUpdate::new(&before, None).unwrap();
-        update.task(task("One", &one, Some(BlockFormat::Q8))).unwrap();
+        update.task(task("One", &one, Some(BlockFormat::Q8.into()))).unwrap();
         let head = Head::new(vec![0.5; 3 * 4], vec![0.25; 3]).unwrap().with_normalisation(false);
-        let new = NewTask { name: "Two", finetuned: &two, head: Some(head), residual: Some(BlockFormat::Q4) };
+        let new = NewTask { name: "Two", finetuned: &two, head: Some(head), residual: Some(BlockFormat::Q4.into()) };
         update.task(new).unwrap();
         update.write(&path, &[], &|_| {}).unwrap();
 
@@ -205,7 +207,7 @@ fn a_task_taken_out_leaves_the_others_as_they_are() {
         assert_eq!(coefficients("all"), coefficients("Task0 + Task2 + Two"));
         // The one that went can come again.
         let mut update = BundleUpdate::new(&less, None).unwrap();
-        update.task(task("One", &one, Some(BlockFormat::Q8))).unwrap();
+        update.task(task("One", &one, Some(BlockFormat::Q8.into()))).unwrap();
         update.write(&onto, &[], &|_| {}).unwrap();
         assert_eq!(Bundle::open(&onto).unwrap().residuals(), ["Two", "One"]);
     }

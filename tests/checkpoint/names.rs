@@ -11,7 +11,7 @@ use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
 use taskbasis::{
     Arch, ArchHints, Basis, Bundle, BundleUpdate, Checkpoint, DType, ErrorKind, Head, Method, NewTask, Packer,
-    ReconstructOptions, Scope, TaskExpr, VectorFormat, Weights,
+    ReconstructOptions, Scope, TaskExpr, Weights,
 };
 
 /// Name, shape and values.
@@ -242,7 +242,7 @@ fn what_the_basis_does_not_name_stays_the_bases() {
     let checkpoint = Checkpoint::open(&whole).unwrap();
     let packer = Packer::new(&checkpoint, &basis, hints()).unwrap();
     let bundle = at("whole.taskbasis");
-    packer.write(&bundle, &packer.uniform(VectorFormat::F32), &[], &|_| {}).unwrap();
+    packer.write(&bundle, &packer.uniform("f32".parse().unwrap()), &[], &|_| {}).unwrap();
     assert!(Bundle::open(&bundle).unwrap().verify(1, &|_| {}).is_empty());
     // One of three blocks is another matter: then it is another model's base.
     let mut deeper = model(0);
@@ -351,7 +351,7 @@ fn bundles_grow_by_fine_tunes_without_projection() {
     let (base, bundle) = (Checkpoint::open(&base).unwrap(), at("a.taskbasis"));
     let mut packer = Packer::new(&base, &basis, hints()).unwrap();
     packer.base_format(taskbasis::BaseFormat::F32);
-    packer.write(&bundle, &packer.uniform(VectorFormat::F32), &[], &|_| {}).unwrap();
+    packer.write(&bundle, &packer.uniform("f32".parse().unwrap()), &[], &|_| {}).unwrap();
     let is_outside = |name: &str| name == "visual.proj" || !name.starts_with("visual.");
     let bare = Checkpoint::open(save_plain(&at("bare.pt"), without(model(1), is_outside))).unwrap();
     let bundle = Bundle::open(&bundle).unwrap();

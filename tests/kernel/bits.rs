@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use taskbasis::kernel::{Hints, Kernel, Output, TensorJob, combine};
 use taskbasis::tensor::BLOCK;
-use taskbasis::{BlockFormat, Blocks, DType, Mapping, Source, Tensor};
+use taskbasis::{BlockFormat, Blocks, DType, LowRank, LowRankFormat, Mapping, Source, Tensor};
 
 /// How a tensor's elements lie in its storage.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,8 @@ enum Layout {
     Gaps,
     /// Quantised; the data type does not matter.
     Blocks(BlockFormat),
+    /// Two quantised factors; the data type does not matter.
+    LowRank(LowRankFormat),
 }
 
 /// A tensor to be made: any type and layout, at any address.
@@ -75,19 +77,27 @@ impl Random {
 
 impl Recipe {
     fn source(self, rows: usize, columns: usize) -> Source {
-        let Layout::Blocks(format) = self.layout else {
-            return self.make(rows, columns).into();
+        let (format, blocks) = match self.layout {
+            Layout::Blocks(format) => (format, (rows * columns).div_ceil(BLOCK)),
+            Layout::LowRank(format) => {
+                let of = |length: usize| (format.rank() * length).div_ceil(BLOCK);
+                (format.factors(), of(rows) + of(columns))
+            }
+            _ => return self.make(rows, columns).into(),
         };
         let mut bytes = vec![0xa5; self.misalignment];
         let mut random = Random(self.seed);
-        for _ in 0..(rows * columns).div_ceil(BLOCK) {
+        for _ in 0..blocks {
             // Scales are of the size of weights', or any bits at all.
             random.element(DType::BF16, &mut bytes);
             (2..format.block_bytes()).for_each(|_| bytes.push(random.next() as u8));
         }
         let range = self.misalignment..bytes.len();
         let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
-        Blocks::new(&mapping, range, format, &[rows, columns]).unwrap().into()
+        match self.layout {
+            Layout::LowRank(format) => LowRank::new(&mapping, range, format, &[rows, columns]).unwrap().into(),
+            _ => Blocks::new(&mapping, range, format, &[rows, columns]).unwrap().into(),
+        }
     }
 
     fn make(self, rows: usize, columns: usize) -> Tensor {
@@ -95,7 +105,7 @@ impl Recipe {
             Layout::Flat => ([columns, 1], rows * columns),
             Layout::Transposed => ([1, rows], rows * columns),
             Layout::Gaps => ([3 * columns, 3], 3 * rows * columns),
-            Layout::Blocks(_) => unreachable!("a base is never quantised"),
+            Layout::Blocks(_) | Layout::LowRank(_) => unreachable!("a base is dense"),
         };
         let mut bytes = vec![0xa5; self.misalignment];
         let mut random = Random(self.seed);
@@ -161,6 +171,19 @@ fn blocks(formats: &'static [BlockFormat]) -> impl Strategy<Value = Recipe> {
             seed,
         });
     prop_oneof![12 => quantised, 1 => recipe(&FLOATS, false)]
+}
+
+/// Matrices of low rank, and now and then something else among them.
+fn low_rank() -> impl Strategy<Value = Recipe> {
+    let matrix = (1..9usize, proptest::sample::select(&BlockFormat::ALL[..]), 0..8usize, any::<u64>()).prop_map(
+        |(rank, factors, misalignment, seed)| Recipe {
+            dtype: DType::U8,
+            layout: Layout::LowRank(LowRankFormat::new(rank, factors).unwrap()),
+            misalignment,
+            seed,
+        },
+    );
+    prop_oneof![3 => matrix, 1 => blocks(&BlockFormat::ALL)]
 }
 
 fn coefficient() -> impl Strategy<Value = f32> {
@@ -273,6 +296,11 @@ proptest! {
 
     #[test]
     fn blocks_of_any_format(case in case_of(shapes(), recipe(&FLOATS, false), blocks(&BlockFormat::ALL))) {
+        check(&case);
+    }
+
+    #[test]
+    fn matrices_of_low_rank(case in case_of((1..40usize, 1..700usize), recipe(&FLOATS, false), low_rank())) {
         check(&case);
     }
 

@@ -8,12 +8,12 @@ use crate::support::synthetic::Synthetic;
 use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{
     Activation, Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, DType, Error, Head, Mapping, Method,
-    PackReport, Packer, ReconstructOptions, VectorFormat, Weights,
+    PackReport, Packer, ReconstructOptions, StoredFormat, Weights,
 };
 
 pub const METHODS: [&str; 4] = ["AE", "PCA", "Random", "RandomSample"];
 
-pub fn format(name: &str) -> VectorFormat {
+pub fn format(name: &str) -> StoredFormat {
     name.parse().unwrap()
 }
 
@@ -24,7 +24,7 @@ pub fn digits_files(method: &str) -> Option<(PathBuf, PathBuf)> {
 }
 
 /// Packs a basis of the digits family with its heads.
-pub fn pack_digits(method: &str, vectors: VectorFormat, base: BaseFormat, path: &Path) -> Option<PackReport> {
+pub fn pack_digits(method: &str, vectors: StoredFormat, base: BaseFormat, path: &Path) -> Option<PackReport> {
     let (folder, base_path) = digits_files(method)?;
     let (basis, checkpoint) = (Basis::open(folder).unwrap(), Checkpoint::open(base_path).unwrap());
     let mut packer = Packer::new(&checkpoint, &basis, ArchHints::default()).unwrap();
@@ -89,12 +89,22 @@ pub fn promotable(arch: &Arch, base: &Checkpoint, basis: &Basis, path: &Path) ->
 
 /// The files of [`tiny`].
 pub fn tiny_files(method: Method) -> Family {
+    files(&tiny(method))
+}
+
+/// A family whose matrices are just large enough for factors to be smaller.
+pub fn narrow_files(method: Method) -> Family {
+    let tiny = tiny(method);
+    let arch = Arch { width: 32, mlp_width: 64, grid: 2, embed_dim: 16, ..tiny.arch.clone() };
+    files(&Synthetic { arch, ..tiny })
+}
+
+fn files(family: &Synthetic) -> Family {
     let folder = tempfile::tempdir().unwrap();
     let (base, basis) = (folder.path().join("base.pt"), folder.path().join("basis"));
-    let family = tiny(method);
     family.write_base(&base).unwrap();
     family.write_basis(&basis).unwrap();
-    Family { folder, base, basis, arch: family.arch }
+    Family { folder, base, basis, arch: family.arch.clone() }
 }
 
 impl Family {
@@ -116,7 +126,7 @@ impl Family {
     ) -> PathBuf {
         let (basis, checkpoint) = (Basis::open(&self.basis).unwrap(), Checkpoint::open(&self.base).unwrap());
         let mut packer = Packer::new(&checkpoint, &basis, self.hints()).unwrap();
-        let head = Head::new(vec![0.5; 2 * 4], vec![0.25; 2]).unwrap();
+        let head = Head::new(vec![0.5; 2 * self.arch.embed_dim], vec![0.25; 2]).unwrap();
         packer.base_format(base).head("Task1", head.with_classes(vec!["no".into(), "yes".into()]).unwrap()).unwrap();
         more(&mut packer);
         let path = self.path(name);

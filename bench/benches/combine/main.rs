@@ -143,6 +143,7 @@ fn parts(source: &Source, lengths: &[usize]) -> Vec<Source> {
             let end = start + format.bytes(length).expect("a size");
             Blocks::new(blocks.mapping(), start..end, format, &[length]).expect("blocks").into()
         }
+        Source::LowRank(_) => unreachable!("made dense or of blocks"),
     };
     starts.zip(lengths).map(part).collect()
 }
@@ -190,6 +191,7 @@ fn compare(
         .chain(sources[0].1.iter().map(|source| match source {
             Source::Dense(tensor) => tensor.bytes().expect("contiguous"),
             Source::Blocks(blocks) => blocks.bytes(),
+            Source::LowRank(_) => unreachable!("made dense or of blocks"),
         }))
         .collect();
     let read = all.iter().map(|bytes| bytes.len()).sum::<usize>() as f64;

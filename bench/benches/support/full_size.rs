@@ -70,5 +70,5 @@ impl FullSize {
 pub fn pack(base: &Checkpoint, basis: &Basis, format: VectorFormat, path: &Path) -> Result<()> {
     let mut packer = Packer::new(base, basis, ArchHints::default())?;
     packer.base_format(BaseFormat::F16);
-    packer.write(path, &packer.uniform(format), &[], &|_| {}).map(drop)
+    packer.write(path, &packer.uniform(format.into()), &[], &|_| {}).map(drop)
 }

@@ -7,7 +7,7 @@ use crate::driver::on_the_hosts_driver;
 use crate::need::{Need, digits, root, runtime, skip};
 use serde_json::Value;
 use taskbasis::onnx::{BindOptions, BoundGraph};
-use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer, VectorFormat};
+use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer};
 
 /// Runs the bench on the digits family.
 fn bench(arguments: &[&str]) -> Output {
@@ -234,7 +234,7 @@ fn a_bundle_is_measured_without_another_file() {
     let (base, basis) = (path("base/pickled_module.pt"), path("bases/ViT-D-8_AE_M4_8task"));
     let (base, basis) = (Checkpoint::open(base).unwrap(), Basis::open(basis).unwrap());
     let packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
-    packer.write(&bundle, &packer.uniform(VectorFormat::Blocks(BlockFormat::Q8)), &[], &|_| ()).unwrap();
+    packer.write(&bundle, &packer.uniform(BlockFormat::Q8.into()), &[], &|_| ()).unwrap();
     if !runtime() {
         return;
     }
@@ -282,7 +282,7 @@ fn a_bundles_graph_is_measured_unless_the_built_one_is_asked_for() {
     let bundle = folder.path().join("model.taskbasis");
     let mut packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
     packer.graph(&graph).unwrap();
-    packer.write(&bundle, &packer.uniform(VectorFormat::Blocks(BlockFormat::Q8)), &[], &|_| ()).unwrap();
+    packer.write(&bundle, &packer.uniform(BlockFormat::Q8.into()), &[], &|_| ()).unwrap();
     let quick = |more: &[&str]| {
         let mut bench = Command::new(env!("CARGO_BIN_EXE_taskbasis-bench"));
         bench.args(["--json", "--only", "encode", "--quick", "--batch", "2", "--threads", "2", "--basis"]);

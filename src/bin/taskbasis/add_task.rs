@@ -5,7 +5,7 @@ use serde_json::json;
 use taskbasis::build::{Refit, RefitOptions, refit};
 use taskbasis::bundle::{PrecisionMeasure, TaskFit};
 use taskbasis::{
-    BlockFormat, Bundle, BundleUpdate, Checkpoint, EncoderOptions, NewTask, Result, Visible, check_output, present,
+    Bundle, BundleUpdate, Checkpoint, EncoderOptions, NewTask, Result, StoredFormat, Visible, check_output, present,
 };
 
 use crate::args::{HeadArgs, threads};
@@ -35,9 +35,9 @@ pub struct AddTask {
     #[arg(long, value_name = "NAME=FINETUNED")]
     task: NamedPath,
 
-    /// Store what the vectors lack of it as a vector of its own: q8, q6, q4, q3 or q2.
+    /// Store what the vectors lack of it as a vector of its own: q8 to q1, or as a matrix of low rank, r16.
     #[arg(long, value_name = "FORMAT")]
-    residual: Option<BlockFormat>,
+    residual: Option<StoredFormat>,
 
     /// Make the vectors anew, so that they hold the new task as well as the others: all tasks change a little, and are
     /// rounded to their formats once more.

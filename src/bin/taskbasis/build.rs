@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Activation, AutoencoderForm, Family, Fit, Gram, WriteOptions};
-use taskbasis::{BlockFormat, Error, Method, PartialFolder, Result, VectorFormat};
+use taskbasis::{BlockFormat, Error, Method, PartialFolder, Result, StoredFormat};
 
 use crate::args::EncoderArgs;
 use crate::choice::{choice, value};
@@ -69,7 +69,7 @@ pub struct Build {
 
     /// How to store merged vectors, where not as --format says.
     #[arg(long, value_name = "FORMAT", requires = "merges")]
-    merge_format: Option<VectorFormat>,
+    merge_format: Option<StoredFormat>,
 
     #[command(flatten, next_help_heading = "For a bundle, and threads")]
     bundle: BundleArgs,
@@ -173,7 +173,7 @@ impl Build {
         let output = self.output.clone();
         let fitted = self.fitted().map_err(|e| e.about(partial.path(), &output))?;
         let built = self.write(&fitted, &folder, &self.output).and_then(|(text, json)| {
-            let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+            let q4 = StoredFormat::from(BlockFormat::Q4);
             let format = self.merge_format.or(self.bundle.format).unwrap_or(q4);
             let Fitted { family, gram, .. } = fitted;
             let merges = (!self.merges.is_empty()).then_some(Merges { family, gram, named: self.merges, format });
@@ -199,7 +199,7 @@ impl Build {
 
     /// About what share of its length a vector loses by being stored: nothing in a folder.
     fn rounding(&self) -> f64 {
-        let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+        let q4 = StoredFormat::from(BlockFormat::Q4);
         if self.makes_bundle() { self.bundle.format.unwrap_or(q4).usual_loss() } else { 0.0 }
     }
 

@@ -3,6 +3,7 @@
 mod built;
 mod engine;
 mod report;
+mod size;
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,8 @@ use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, GraphChoice,
-    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result, TaskExpr,
-    TowerConfig, VectorFormat, base_for_images, check_output, for_images, head_tasks,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result,
+    StoredFormat, TaskExpr, TowerConfig, base_for_images, check_output, for_images, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -28,6 +29,7 @@ use crate::verify::pair;
 use crate::{checkpoints, output, paths};
 
 pub use self::built::{Built, Merges, NamedMerge};
+use self::size::size;
 
 /// Pack a basis folder and its base into one small file, a bundle.
 ///
@@ -92,9 +94,16 @@ pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
 
-    /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3 or q2. q4 where nothing is said.
-    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop"])]
-    pub format: Option<VectorFormat>,
+    /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3, q2 or q1; or r16, matrices of rank 16 (or any other),
+    /// their factors in q4, r16q6: in q6. q4 where nothing is said.
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop", "size"])]
+    pub format: Option<StoredFormat>,
+
+    /// Find the formats, tensor by tensor, with which the bundle takes no more than this and tasks' vectors are off by
+    /// the least, which is told by what errors do to embeddings (of images of --data, where it is given): `300MB`,
+    /// `64MiB`, or bytes.
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["max_error", "max_drop", "residual"])]
+    size: Option<u64>,
 
     /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its
     /// norm.
@@ -139,7 +148,7 @@ pub struct BundleArgs {
     /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks whose fine-tuned
     /// checkpoints are given (to `pack` with --finetuned-dir).
     #[arg(long, value_name = "FORMAT")]
-    residual: Option<BlockFormat>,
+    residual: Option<StoredFormat>,
 
     /// Store a residual only where the vectors lack more than this share of the task vector.
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.5, requires = "residual")]
@@ -241,7 +250,7 @@ impl Pack {
             packer.head(&task, head)?;
         }
         for (task, file) in self.finetuned(&basis)? {
-            let format = self.residual.unwrap_or(BlockFormat::Q2);
+            let format = self.residual.unwrap_or(BlockFormat::Q2.into());
             let tuned = checkpoints::open_tuned(&file, &base)?;
             let tuned = match tower.arch.is_of_graph() {
                 true => tuned,
@@ -252,10 +261,11 @@ impl Pack {
 
         let gate = self.is_gated().then(|| self.gate(&basis, &tower)).transpose()?;
         let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
-        let formats = match (self.max_error, self.max_drop, &before) {
-            (Some(max_error), _, _) => self.smallest(&packer, max_error)?,
-            (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
-            _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
+        let formats = match (self.max_error, self.max_drop, &before, self.size) {
+            (Some(max_error), ..) => self.smallest(&packer, max_error)?,
+            (_, Some(points), Some(before), _) => self.within_drop(&packer, points, before)?,
+            (.., Some(bytes)) => self.within(&packer, &tower, bytes)?,
+            _ => packer.uniform(self.format.unwrap_or(BlockFormat::Q4.into())),
         };
         // Trials of formats need none of them.
         for merged in &merged {
@@ -355,8 +365,18 @@ impl Pack {
     }
 
     fn smallest(&self, packer: &Packer<'_>, max_error: f64) -> Result<Formats> {
-        let bar = output::progress(packer.source_bytes() as usize, "measuring");
-        let formats = packer.smallest(max_error, &|bytes| bar.inc(bytes))?;
+        self.measured(packer, 1, |progress| packer.smallest(max_error, progress))
+    }
+
+    /// What `choose` finds, which goes so many times over the vectors and tells how far it has come.
+    fn measured(
+        &self,
+        packer: &Packer<'_>,
+        times: usize,
+        choose: impl FnOnce(&dyn Fn(u64)) -> Result<Formats>,
+    ) -> Result<Formats> {
+        let bar = output::progress(times * packer.source_bytes() as usize, "measuring");
+        let formats = choose(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         Ok(formats)
     }

@@ -13,13 +13,14 @@
 
 use faer::Mat;
 
+use super::elementwise;
 use super::matrix::{Matrices, is_matrix};
 use super::rule::Rule;
 use super::tsv::Directions;
-use super::{elementwise, linalg};
 use crate::build::tile::TunedParameter;
 use crate::error::Result;
 use crate::kernel::threads;
+use crate::linalg;
 
 pub(super) struct IsoC;
 

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use faer::{Mat, MatRef};
 
-use super::linalg;
 use crate::build::tile::{Piece, TunedParameter};
 use crate::error::Result;
 use crate::kernel::threads;
+use crate::linalg;
 use crate::tensor::try_zeroed;
 
 /// The rows of a panel at least.

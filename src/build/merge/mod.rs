@@ -27,7 +27,6 @@ mod dare;
 mod elementwise;
 mod file;
 mod iso;
-mod linalg;
 mod magmax;
 mod masks;
 mod matrix;

@@ -8,12 +8,13 @@
 
 use faer::{Mat, MatRef};
 
+use super::elementwise;
 use super::matrix::{Matrices, is_matrix};
 use super::rule::Rule;
-use super::{elementwise, linalg};
 use crate::build::tile::{Piece, TunedParameter};
 use crate::error::Result;
 use crate::kernel::threads;
+use crate::linalg;
 use crate::tensor::try_zeroed;
 
 pub(super) struct Tsv;

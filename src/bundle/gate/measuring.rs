@@ -9,7 +9,7 @@ use super::record::{AccuracyMeasure, Floors, TaskMeasure, Trial};
 use super::search::Trials;
 use crate::basis::TaskExpr;
 use crate::bundle::measure::dot;
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, SelfTest};
+use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::preprocess::Preprocess;
@@ -68,14 +68,7 @@ impl<'a> Measuring<'a> {
             true => patterns::pixels(&preprocess),
             false => Vec::new(),
         };
-        let options = EncoderOptions {
-            promotion: Promotion::Off,
-            provider: Provider::Cpu,
-            self_test: SelfTest::Off,
-            threads: gate.encoder.threads,
-            runtime: gate.encoder.runtime.clone(),
-            ..EncoderOptions::default()
-        };
+        let options = EncoderOptions::for_trials(gate.encoder.threads, gate.encoder.runtime.clone());
         let mut this = Self { arch, gate, options, preprocess, tasks, built_in, trials: 0, progress };
         let results = this.run(LayerPrecisions::default(), true)?;
         for (task, Given { embeds, right }) in this.tasks.iter_mut().zip(results) {

@@ -16,6 +16,7 @@ use twox_hash::XxHash3_128;
 
 use self::measuring::Measuring;
 pub use self::options::{Gate, GateProgress, LabelledTask};
+pub(super) use self::patterns::pixels as built_in_images;
 pub use self::record::{AccuracyMeasure, Floors, PrecisionMeasure, TaskMeasure, Trial};
 use self::search::{Found, fastest};
 use super::format::Role;

@@ -7,7 +7,7 @@ pub(super) const COUNT: usize = 32;
 
 /// All built-in images, preprocessed: `[32, 3, S, S]`. Nothing but +, −, × and comparisons of f32 makes them, so they
 /// are the same on every machine.
-pub(super) fn pixels(preprocess: &Preprocess) -> Vec<f32> {
+pub(in crate::bundle) fn pixels(preprocess: &Preprocess) -> Vec<f32> {
     let size = preprocess.size();
     let (mean, std) = (preprocess.mean(), preprocess.std());
     let mut pixels = Vec::with_capacity(COUNT * 3 * size * size);

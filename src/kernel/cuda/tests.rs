@@ -195,7 +195,7 @@ fn check(rows: &[Vec<f32>], tensors: &[Tensors], multiprocessors: u32) {
         .map(|tensor| {
             let base = tensor.base.map(|recipe| match recipe.make(tensor.numel) {
                 Source::Dense(base) => base,
-                Source::Blocks(_) => unreachable!("a base is dense"),
+                Source::Blocks(_) | Source::LowRank(_) => unreachable!("a base is dense"),
             });
             (base, tensor.terms.iter().map(|recipe| recipe.make(tensor.numel)).collect())
         })

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use taskbasis::build::{Family, Gram, Merge, MergedVector};
 use taskbasis::bundle::NewMerge;
-use taskbasis::{Error, Result, VectorFormat};
+use taskbasis::{Error, Result, StoredFormat};
 
 /// The basis that `build` made to be packed, which is gone when the bundle is there.
 pub struct Built {
@@ -40,7 +40,7 @@ pub struct Merges {
     pub family: Family,
     pub gram: Gram,
     pub named: Vec<NamedMerge>,
-    pub format: VectorFormat,
+    pub format: StoredFormat,
 }
 
 /// A merged vector that is ready to be computed.
@@ -48,7 +48,7 @@ pub struct Merged<'a> {
     name: &'a str,
     method: String,
     vector: MergedVector<'a>,
-    format: VectorFormat,
+    format: StoredFormat,
 }
 
 impl Merges {

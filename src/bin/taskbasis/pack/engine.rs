@@ -1,6 +1,7 @@
 //! What a bundle's encoder is, and with what it is run when the bundle is made.
 
-use taskbasis::{Checkpoint, EncoderOptions, ErrorKind, Result, Runtime, TowerConfig};
+use taskbasis::bundle::{ComparedImages, Formats};
+use taskbasis::{Checkpoint, Dataset, EncoderOptions, ErrorKind, Packer, Result, Runtime, TowerConfig};
 
 use super::Pack;
 use crate::output;
@@ -34,5 +35,44 @@ impl Pack {
             }
             loaded => loaded.map(|_| Some(options)),
         }
+    }
+
+    /// The formats with which the bundle takes at most so many bytes: by what errors do to embeddings, on images of
+    /// --data or on built-in ones, where the built graph can be run.
+    pub(super) fn within(&self, packer: &Packer<'_>, tower: &TowerConfig, bytes: u64) -> Result<Formats> {
+        if self.encoder.graph.is_some() || tower.arch.is_of_graph() {
+            output::note(
+                "formats are chosen by the vectors alone: embeddings are compared with the built graph, and another one is carried",
+            );
+            return self.measured(packer, 1, |progress| packer.within(bytes, None, progress));
+        }
+        let encoder = self.encoder.options();
+        match Runtime::load(encoder.runtime.as_deref()) {
+            Err(error) if error.kind() == ErrorKind::RuntimeMissing && encoder.runtime.is_none() => {
+                output::note("formats are chosen by the vectors alone: there is no ONNX Runtime to run the tasks with");
+                return self.measured(packer, 1, |progress| packer.within(bytes, None, progress));
+            }
+            loaded => loaded?,
+        };
+        let images = ComparedImages { pixels: self.compared_pixels(tower)?, encoder };
+        self.measured(packer, 2, |progress| packer.within(bytes, Some(&images), progress))
+    }
+
+    /// Images of --data to compare embeddings of, some of each task; none without --data.
+    fn compared_pixels(&self, tower: &TowerConfig) -> Result<Vec<f32>> {
+        /// Images of all tasks together, about.
+        const IMAGES: usize = 64;
+
+        let Some(path) = &self.data else { return Ok(Vec::new()) };
+        let data = Dataset::open(path)?;
+        let tasks = data.tasks_with(&self.split)?;
+        let each = IMAGES.div_ceil(tasks.len().max(1));
+        let mut pixels = Vec::new();
+        for task in tasks {
+            let images = data.split(task, &self.split)?;
+            let count = images.len().min(each);
+            pixels.extend(images.preprocess(&tower.preprocess, 0..count, self.encoder.threads)?);
+        }
+        Ok(pixels)
     }
 }
