@@ -8,7 +8,7 @@ import safetensors
 
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "u1", "U64": "<u8"}
 # Bits of each plane, the lowest first, and what is subtracted from a code.
-FORMATS = {"q8": ([8], 128), "q6": ([4, 2], 32), "q4": ([4], 8), "q3": ([2, 1], 4), "q2": ([2], 1.5), "q1": ([1], 0.5)}
+FORMATS = {"q8": ([8], 128), "q6": ([4, 2], 32), "q4": ([4], 8), "q3": ([2, 1], 4), "q2": ([2], 1.5)}
 
 def bf16(raw):
     return (raw.view("<u2").astype("<u4") << 16).view("<f4")

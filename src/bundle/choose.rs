@@ -17,8 +17,7 @@ pub struct Formats(IndexMap<String, StoredFormat>);
 
 /// The formats that a mixture is made of, value by value, from the smallest on. bf16 is not among them: q8 takes half
 /// its bytes for less error.
-const CANDIDATES: [VectorFormat; 8] = [
-    VectorFormat::Blocks(BlockFormat::Q1),
+const CANDIDATES: [VectorFormat; 7] = [
     VectorFormat::Blocks(BlockFormat::Q2),
     VectorFormat::Blocks(BlockFormat::Q3),
     VectorFormat::Blocks(BlockFormat::Q4),
@@ -28,11 +27,24 @@ const CANDIDATES: [VectorFormat; 8] = [
     VectorFormat::F32,
 ];
 
-/// The ranks of matrices that are candidates too, their factors in [`FACTORS`].
-const RANKS: [usize; 9] = [2, 4, 8, 12, 16, 24, 32, 48, 64];
-
-/// Of q3 to q8, q3 and q4 lose least for their bytes (docs/bundle-format.md), and q4 is the faster one.
-const FACTORS: BlockFormat = BlockFormat::Q4;
+/// The ranks of matrices that are candidates too, with the format of their factors. At equal bytes factors in q4 lose
+/// less below half a bit per value, and those in q6 above: of embeddings, the farthest above all (docs/bundle-format.md).
+const RANKS: [(usize, BlockFormat); 14] = [
+    (2, BlockFormat::Q4),
+    (4, BlockFormat::Q4),
+    (8, BlockFormat::Q4),
+    (12, BlockFormat::Q4),
+    (16, BlockFormat::Q4),
+    (24, BlockFormat::Q4),
+    (24, BlockFormat::Q6),
+    (32, BlockFormat::Q4),
+    (32, BlockFormat::Q6),
+    (48, BlockFormat::Q4),
+    (48, BlockFormat::Q6),
+    (64, BlockFormat::Q4),
+    (64, BlockFormat::Q6),
+    (96, BlockFormat::Q6),
+];
 
 impl Formats {
     /// `format` for the matrices, and what [`VectorFormat::for_shape`] makes of it for the rest.
@@ -307,12 +319,12 @@ impl FormatCosts {
 /// The formats that a mixture is made of, value by value and of low rank, from the smallest on.
 pub(super) fn candidates() -> (Vec<StoredFormat>, Vec<StoredFormat>) {
     let ranks = if cfg!(feature = "build") { &RANKS[..] } else { &[] };
-    let ranks = ranks.iter().filter_map(|&rank| LowRankFormat::new(rank, FACTORS).ok());
+    let ranks = ranks.iter().filter_map(|&(rank, factors)| LowRankFormat::new(rank, factors).ok());
     (CANDIDATES.map(StoredFormat::from).to_vec(), ranks.map(StoredFormat::from).collect())
 }
 
-/// The ranks that are worth a try: those of which a matrix of this shape has more, and whose factors are smaller than it
-/// is. None where nothing finds directions.
+/// The ranks that are worth a try: those whose factors are smaller than a matrix of this shape is. None where nothing
+/// finds directions.
 fn low_ranks(shape: &[usize]) -> Vec<LowRankFormat> {
     let of_format = |format: StoredFormat| match format {
         StoredFormat::LowRank(rank) if format.for_shape(shape) == format => Some(rank),

@@ -317,7 +317,7 @@ impl Metadata {
         }
         let blocks: HashMap<String, BlocksRecord> = field(metadata, key::BLOCKS)?;
         if let Some((name, _)) = blocks.iter().find(|(_, record)| is_first && record.is_newest()) {
-            return Err(Error::format("a format that version 1 does not know").tensor(name.as_str()));
+            return Err(Error::format("a matrix of low rank, which version 1 does not know").tensor(name.as_str()));
         }
         let preprocess: PreprocessRecord = field(metadata, key::PREPROCESS)?;
         Ok(Self {

@@ -3,9 +3,10 @@
 //! Errors of one size are not equally bad. What rounding adds to a matrix is noise, which a tower averages out; what a
 //! lower rank takes away it does not; and a patch embedding matters more than the last MLP. So a few tasks are run with
 //! one parameter after the other stored coarsely, all others as they are. The squared distance between the embeddings,
-//! over the squared error of the parameter, is the weight of that parameter's errors of that kind: a distance grows with
-//! the square of a small error, and errors of different parameters add up. That is no more than nearly so. Therefore the
-//! formats that these weights give are run against those of plain errors, and against one format or rank for all.
+//! over the squared error of the parameter, is the weight of that parameter's errors of that kind: a distance grows
+//! with the square of a small error, and errors of different parameters add up. That is no more than nearly so.
+//! Therefore the formats that these weights give are run against those of plain errors, and against one format or rank
+//! for all.
 
 use std::collections::BTreeMap;
 
@@ -36,11 +37,11 @@ pub struct ComparedImages {
 }
 
 impl Packer<'_> {
-    /// The formats found with which the bundle takes at most `bytes` and the worst task loses least: on `images` by what
-    /// becomes of its embeddings, without any by the error of its vector. What residuals and merges take is not in the
-    /// bytes. It encodes everything in every format, as the first call of [`Packer::smallest`] does, and runs up to
-    /// eight tasks some three times for each matrix that the vectors change. `progress` is told the bytes of the vectors
-    /// that are done: those of [`Packer::source_bytes`], with images twice.
+    /// The formats found with which the bundle takes at most `bytes` and the worst task loses least: on `images` by
+    /// what becomes of its embeddings, without any by the error of its vector. What residuals and merges take is not in
+    /// the bytes. It encodes everything in every format, as the first call of [`Packer::smallest`] does, and runs up to
+    /// eight tasks some three times for each matrix that the vectors change. `progress` is told the bytes of the
+    /// vectors that are done: those of [`Packer::source_bytes`], with images twice.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for bytes that the smallest formats exceed; as

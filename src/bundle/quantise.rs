@@ -33,7 +33,7 @@ pub(super) struct BlocksRecord {
 impl BlocksRecord {
     /// Whether readers of version 1 do not know it.
     pub(super) fn is_newest(&self) -> bool {
-        self.rank.is_some() || self.format == BlockFormat::Q1.name()
+        self.rank.is_some()
     }
 }
 
@@ -49,8 +49,8 @@ pub enum StoredFormat {
 impl StoredFormat {
     /// This format for a parameter of this shape. What has one dimension (LayerNorms, biases, the class embedding) gets
     /// f16 in the place of blocks: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2), and
-    /// at ViT-B-32's size it takes 0.3 % more bytes. Where two factors take as much as the matrix, it is stored in their
-    /// format, value by value.
+    /// at ViT-B-32's size it takes 0.3 % more bytes. Where two factors take as much as the matrix, it is stored in
+    /// their format, value by value.
     pub(super) fn for_shape(self, shape: &[usize]) -> Self {
         let format = match self {
             Self::Values(format) => format,

@@ -255,7 +255,6 @@ unsafe fn step<V: Vector, const N: usize>(
                         BlockFormat::Q4 => add_block::<V, 4, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
                         BlockFormat::Q3 => add_block::<V, 2, 1, N>(a, format, block, at % BLOCK, far, &mut sums),
                         BlockFormat::Q2 => add_block::<V, 2, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
-                        BlockFormat::Q1 => add_block::<V, 1, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
                     }
                 }
             }

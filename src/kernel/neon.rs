@@ -252,7 +252,6 @@ impl Tables {
     /// For codes of so many bits, and a sign.
     const fn of(bits: usize, sign: f32) -> Self {
         let offset = match bits {
-            1 => BlockFormat::Q1.offset(),
             2 => BlockFormat::Q2.offset(),
             3 => BlockFormat::Q3.offset(),
             4 => BlockFormat::Q4.offset(),

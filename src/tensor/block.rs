@@ -1,4 +1,4 @@
-//! Block formats: blocks of 64 values, each a scale and 64 codes of 1 to 8 bits.
+//! Block formats: blocks of 64 values, each a scale and 64 codes of 2 to 8 bits.
 //!
 //! # The layout
 //! A block begins with its scale `d`, a bf16 (two bytes, little-endian). The codes `u_0 … u_63` follow, unsigned
@@ -17,7 +17,6 @@
 //! | q4     | 34              | 4.25           | 4      | 8      | −8 … 7            |
 //! | q3     | 26              | 3.25           | 2, 1   | 4      | −4 … 3            |
 //! | q2     | 18              | 2.25           | 2      | 1.5    | −1.5 −0.5 0.5 1.5 |
-//! | q1     | 10              | 1.25           | 1      | 0.5    | −0.5 0.5          |
 //!
 //! # Why so
 //! Measured as the relative error of the basis vectors of a small real family (`cargo bench --bench blocks` prints that
@@ -64,15 +63,13 @@ pub enum BlockFormat {
     Q3,
     /// Two bits per value, 18 bytes per block.
     Q2,
-    /// One bit per value, 10 bytes per block: a sign, and the block's mean magnitude.
-    Q1,
 }
 
 impl BlockFormat {
     /// Every format, the largest first.
-    pub const ALL: [Self; 6] = [Self::Q8, Self::Q6, Self::Q4, Self::Q3, Self::Q2, Self::Q1];
+    pub const ALL: [Self; 5] = [Self::Q8, Self::Q6, Self::Q4, Self::Q3, Self::Q2];
 
-    /// `q8`, `q6`, `q4`, `q3`, `q2` or `q1`.
+    /// `q8`, `q6`, `q4`, `q3` or `q2`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Q8 => "q8",
@@ -80,7 +77,6 @@ impl BlockFormat {
             Self::Q4 => "q4",
             Self::Q3 => "q3",
             Self::Q2 => "q2",
-            Self::Q1 => "q1",
         }
     }
 
@@ -92,7 +88,6 @@ impl BlockFormat {
             Self::Q4 => 4,
             Self::Q3 => 3,
             Self::Q2 => 2,
-            Self::Q1 => 1,
         }
     }
 
@@ -114,7 +109,6 @@ impl BlockFormat {
             Self::Q4 => 8.0,
             Self::Q3 => 4.0,
             Self::Q2 => 1.5,
-            Self::Q1 => 0.5,
         }
     }
 
@@ -126,15 +120,6 @@ impl BlockFormat {
             Self::Q4 => [4, 0],
             Self::Q3 => [2, 1],
             Self::Q2 => [2, 0],
-            Self::Q1 => [1, 0],
-        }
-    }
-
-    /// The largest magnitude that can be quantised: [`MAX_SCALE`], or for q1, whose values are half a scale, half of it.
-    pub const fn max_value(self) -> f32 {
-        match self {
-            Self::Q1 => 0.5 * MAX_SCALE,
-            _ => MAX_SCALE,
         }
     }
 
@@ -167,12 +152,11 @@ impl BlockFormat {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a value that is not finite or larger than
-    /// [`BlockFormat::max_value`]; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`MAX_SCALE`]; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn quantize(self, values: &[f32], rounding: Rounding) -> Result<Vec<u8>> {
-        let most = self.max_value();
-        if let Some(i) = values.iter().position(|v| v.is_nan() || v.abs() > most) {
+        if let Some(i) = values.iter().position(|v| v.is_nan() || v.abs() > MAX_SCALE) {
             return Err(Error::invalid("a value cannot be quantised")
-                .expected(format_args!("a finite number of at most {most:e}"))
+                .expected(format_args!("a finite number of at most {MAX_SCALE:e}"))
                 .got(format_args!("{} at element {i}", values[i])));
         }
         let length = self.bytes(values.len()).ok_or_else(|| Error::out_of_memory(usize::MAX))?;
@@ -222,7 +206,6 @@ impl BlockFormat {
         let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let symmetric = match self {
             Self::Q2 => largest / 1.5,
-            Self::Q1 => largest / 0.5,
             _ => largest / (self.offset() - 1.0),
         };
         let plain = to_scale(symmetric);
@@ -252,14 +235,12 @@ impl BlockFormat {
             Self::Q4 => (10, 1.0, 0.6),
             Self::Q3 => (10, 0.95, 0.45),
             Self::Q2 => (12, 0.8, 0.25),
-            // The codes are the signs, whatever the scale: the first try finds the mean magnitude.
-            Self::Q1 => (0, 0.5, 0.5),
         };
         for step in 0..=steps {
-            let part = highest - (highest - lowest) * step as f32 / steps.max(1) as f32;
+            let part = highest - (highest - lowest) * step as f32 / steps as f32;
             for start in [symmetric * part, -symmetric * part] {
-                // The levels of q2 and q1 are the same for both signs.
-                if start > 0.0 || !matches!(self, Self::Q2 | Self::Q1) {
+                // The levels of q2 are the same for both signs.
+                if start > 0.0 || self != Self::Q2 {
                     let better = attempt(start);
                     attempt(better);
                 }
@@ -335,7 +316,7 @@ impl FromStr for BlockFormat {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
-            Error::invalid(format!("unknown block format `{name}`")).expected("one of q8, q6, q4, q3, q2, q1")
+            Error::invalid(format!("unknown block format `{name}`")).expected("one of q8, q6, q4, q3, q2")
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Matrices of low rank: a product of two factors, each in blocks.
 //!
-//! What fine-tuning changes in a matrix is mostly of low rank: of a DINOv2 ViT-S/14, fine-tuned, 32 of 384 directions in
-//! q4 take 0.53 bits per value and lose 48 % of the vector's length; two bits per value lose 30 %, one bit 53 %
+//! What fine-tuning changes in a matrix is mostly of low rank: of a DINOv2 ViT-S/14, fine-tuned, 32 of 384 directions
+//! in q4 take 0.53 bits per value and lose 48 % of the vector's length; two bits per value lose 30 %, one bit 53 %
 //! (docs/bundle-format.md).
 //!
 //! ```text

@@ -1,5 +1,6 @@
 //! Tensors as views into a [`Mapping`](crate::Mapping): data type, shape, strides, place. Nothing is copied until it is
-//! asked for. [`Blocks`] are their quantised counterpart, [`LowRank`] a product of two of those, and a [`Source`] is any.
+//! asked for. [`Blocks`] are their quantised counterpart, [`LowRank`] a product of two
+//! of those, and a [`Source`] is any.
 
 mod block;
 mod blocks;

@@ -19,7 +19,7 @@ pub enum VectorFormat {
 
 impl VectorFormat {
     /// Every format, the largest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -28,7 +28,6 @@ impl VectorFormat {
         Self::Blocks(BlockFormat::Q4),
         Self::Blocks(BlockFormat::Q3),
         Self::Blocks(BlockFormat::Q2),
-        Self::Blocks(BlockFormat::Q1),
     ];
 
     /// `f32`, `f16`, `bf16`, `q8`, ….
@@ -51,7 +50,6 @@ impl VectorFormat {
             Self::Blocks(BlockFormat::Q4) => 0.087,
             Self::Blocks(BlockFormat::Q3) => 0.17,
             Self::Blocks(BlockFormat::Q2) => 0.33,
-            Self::Blocks(BlockFormat::Q1) => 0.58,
         }
     }
 

@@ -84,8 +84,8 @@ fn the_page_tells_what_to_choose() {
     let (page, base, tasks) = (text(&folder.path().join("page.html")), text(&files[0]), text(folder.path()));
     let told = json(&["analyze", "--base", &base, "--tasks-dir", &tasks, "--report", &page]);
     let choices = told["choices"].as_array().unwrap();
-    // Autoencoder and PCA with 1 to 5 vectors, RandomSample with all: in f16 and six formats of blocks.
-    assert_eq!(choices.len(), (5 + 5 + 1) * 7, "{told}");
+    // Autoencoder and PCA with 1 to 5 vectors, RandomSample with all: in f16 and five formats of blocks.
+    assert_eq!(choices.len(), (5 + 5 + 1) * 6, "{told}");
     assert!(choices.contains(&told["knee"]));
     let html = std::fs::read_to_string(&page).unwrap();
     for part in ["What a basis costs", "Spectrum", "Cosine similarities", "By block", "At the knee", "← knee"] {

@@ -68,24 +68,22 @@ fn write(path: &Path, with: Option<&Bundle>) {
     packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), BlockFormat::Q3.into(), 0.0).unwrap();
     let mut formats = packer.uniform(format("q4"));
     let names: Vec<String> = formats.iter().map(|(name, _)| name.to_owned()).collect();
-    // Those of version 1.
-    let known = VectorFormat::ALL.into_iter().filter(|format| *format != BlockFormat::Q1.into());
-    for (name, format) in names.iter().zip(known.cycle()) {
+    for (name, format) in names.iter().zip(VectorFormat::ALL.into_iter().cycle()) {
         formats.set(name, format.into()).unwrap();
     }
     packer.write(path, &formats, &[], &|_| {}).unwrap();
 }
 
-/// What version 2 added: one bit per value, and matrices of low rank, among the vectors, in the mean and in a residual.
+/// What version 2 added: matrices of low rank, among the vectors, in the mean and in a residual.
 fn write_version_2(path: &Path) {
     let family = narrow_files(Method::Pca);
     let (base, basis) = (Checkpoint::open(&family.base).unwrap(), Basis::open(&family.basis).unwrap());
     let mut packer = Packer::new(&base, &basis, family.hints()).unwrap();
     let residual: StoredFormat = "r2q6".parse().unwrap();
     packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), residual, 0.0).unwrap();
-    let mut formats = packer.uniform(BlockFormat::Q1.into());
-    for (name, format) in [("visual.proj", "r2q8"), ("visual.conv1.weight", "r3"), ("visual.class_embedding", "q1")] {
-        formats.set(name, format.parse().unwrap()).unwrap();
+    let mut formats = packer.uniform(format("r2"));
+    for (name, text) in [("visual.proj", "r2q8"), ("visual.conv1.weight", "r3"), ("visual.class_embedding", "q2")] {
+        formats.set(name, format(text)).unwrap();
     }
     packer.write(path, &formats, &[], &|_| {}).unwrap();
 }

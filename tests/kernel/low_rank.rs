@@ -32,7 +32,7 @@ fn matrix(bytes: Vec<u8>, format: LowRankFormat, shape: &[usize]) -> taskbasis::
 #[test]
 fn values_are_those_of_the_formula_in_every_kernel_and_piece() {
     for (text, shape) in
-        [("r1q8", vec![5, 7]), ("r16", vec![40, 513]), ("r3q1", vec![65, 2, 3, 3]), ("r9q3", vec![1, 300])]
+        [("r1q8", vec![5, 7]), ("r16", vec![40, 513]), ("r3q2", vec![65, 2, 3, 3]), ("r9q3", vec![1, 300])]
     {
         let (format, rows) = (format(text), shape[0]);
         let columns: usize = shape[1..].iter().product();
@@ -67,7 +67,7 @@ fn values_are_those_of_the_formula_in_every_kernel_and_piece() {
 #[test]
 fn names_say_rank_and_format() {
     for (text, rank, factors) in
-        [("r16", 16, BlockFormat::Q4), ("r1q8", 1, BlockFormat::Q8), ("r4096q1", 4096, BlockFormat::Q1)]
+        [("r16", 16, BlockFormat::Q4), ("r1q8", 1, BlockFormat::Q8), ("r4096q2", 4096, BlockFormat::Q2)]
     {
         let format = format(text);
         assert_eq!((format.rank(), format.factors(), format.to_string().as_str()), (rank, factors, text));

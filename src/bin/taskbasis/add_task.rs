@@ -35,7 +35,7 @@ pub struct AddTask {
     #[arg(long, value_name = "NAME=FINETUNED")]
     task: NamedPath,
 
-    /// Store what the vectors lack of it as a vector of its own: q8 to q1, or as a matrix of low rank, r16.
+    /// Store what the vectors lack of it as a vector of its own: q8 to q2, or as matrices of low rank, r16.
     #[arg(long, value_name = "FORMAT")]
     residual: Option<StoredFormat>,
 

@@ -94,7 +94,7 @@ pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
 
-    /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3, q2 or q1; or r16, matrices of rank 16 (or any other),
+    /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3 or q2; or r16, matrices of rank 16 (or any other),
     /// their factors in q4, r16q6: in q6. q4 where nothing is said.
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop", "size"])]
     pub format: Option<StoredFormat>,

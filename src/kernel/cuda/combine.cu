@@ -30,7 +30,6 @@ typedef unsigned long long u64;
 #define Q4 6u
 #define Q3 7u
 #define Q2 8u
-#define Q1 9u
 
 // In memory, all little-endian:
 //
@@ -169,9 +168,8 @@ static __device__ __forceinline__ void load_plane(u64 at, unsigned lane, unsigne
 // a time: taken one by one they cost more than their memory does.
 template <int P, int Q>
 static __device__ __forceinline__ void unpack(const unsigned *low, const unsigned *high, int w, unsigned *bytes) {
-    // The bits of sixteen values in the plane of one bit, four per byte.
-    const unsigned *single = P == 1 ? low : high;
-    const unsigned half = P == 1 || Q == 1 ? __byte_perm(single[w / 2], 0, w % 2 ? 0x4342 : 0x4140) : 0;
+    // The bits of sixteen values in the plane above, four per byte.
+    const unsigned half = Q == 1 ? __byte_perm(high[w / 2], 0, w % 2 ? 0x4342 : 0x4140) : 0;
     const unsigned ones = (half | half << 4) & 0x0f0f0f0fu;
     const unsigned twos = Q == 2 ? __byte_perm(high[w], 0, 0x3120) : 0;
 #pragma unroll
@@ -184,8 +182,6 @@ static __device__ __forceinline__ void unpack(const unsigned *low, const unsigne
             const unsigned second = i < 2 ? low[2 * w + 1] << (8 - 4 * i) : low[2 * w + 1] >> (4 * i - 8);
             const unsigned above = i < 2 ? twos << (4 - 2 * i) : twos >> (2 * i - 4);
             bytes[i] = (low[2 * w] >> (4 * i) & 0x000f000fu) | (second & 0x0f000f00u) | (above & 0x30303030u);
-        } else if (P == 1) {
-            bytes[i] = ones >> i & 0x01010101u;
         } else {
             const unsigned above = i < 2 ? ones << (2 - i) : ones >> (i - 2);
             bytes[i] = (low[w] >> (2 * i) & 0x03030303u) | (above & 0x04040404u);
@@ -343,7 +339,6 @@ static __device__ __forceinline__ void combine_tile(const Launched &launch, u64 
             case Q4: add_blocks<4, 0>(a, 8.0f, at, lane, sums); break;
             case Q3: add_blocks<2, 1>(a, 4.0f, at, lane, sums); break;
             case Q2: add_blocks<2, 0>(a, 1.5f, at, lane, sums); break;
-            case Q1: add_blocks<1, 0>(a, 0.5f, at, lane, sums); break;
         }
     }
 

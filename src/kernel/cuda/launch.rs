@@ -214,7 +214,6 @@ const fn number(format: VectorFormat) -> u32 {
         VectorFormat::Blocks(BlockFormat::Q4) => 6,
         VectorFormat::Blocks(BlockFormat::Q3) => 7,
         VectorFormat::Blocks(BlockFormat::Q2) => 8,
-        VectorFormat::Blocks(BlockFormat::Q1) => 9,
     }
 }
 
