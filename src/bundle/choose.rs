@@ -28,7 +28,7 @@ const CANDIDATES: [VectorFormat; 7] = [
 ];
 
 /// The ranks of matrices that are candidates too, with the format of their factors. At equal bytes factors in q4 lose
-/// less below half a bit per value, and those in q6 above: of embeddings, the farthest above all (docs/bundle-format.md).
+/// less of embeddings below half a bit per value, and those in q6 above (docs/bundle-format.md).
 const RANKS: [(usize, BlockFormat); 14] = [
     (2, BlockFormat::Q4),
     (4, BlockFormat::Q4),
@@ -131,6 +131,7 @@ struct ParameterCosts {
     costs: Vec<Cost>,
 }
 
+#[derive(Clone)]
 struct Cost {
     format: StoredFormat,
     /// The bytes of all vectors.
@@ -250,6 +251,15 @@ impl FormatCosts {
             ParameterCosts { name: p.name.clone(), shape: p.shape.clone(), costs: costs.collect() }
         });
         Self { parameters: parameters.collect(), norms: vec![1.0; self.norms.len()] }
+    }
+
+    /// The same costs without those of ranks.
+    pub(super) fn of_values(&self) -> Self {
+        let parameters = self.parameters.iter().map(|p| {
+            let costs = p.costs.iter().filter(|cost| matches!(cost.format, StoredFormat::Values(_))).cloned();
+            ParameterCosts { name: p.name.clone(), shape: p.shape.clone(), costs: costs.collect() }
+        });
+        Self { parameters: parameters.collect(), norms: self.norms.clone() }
     }
 
     fn formats(&self, choice: &Choice) -> Formats {

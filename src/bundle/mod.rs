@@ -62,6 +62,6 @@ pub use self::measure::{RecoveryErrors, TaskRecoveryError};
 pub use self::merge_source::{NewMerge, VectorSource};
 pub use self::opened::{Bundle, SectionSize};
 pub use self::pack::{BaseFormat, PackReport, Packer};
-pub use self::planner::ComparedImages;
+pub use self::planner::{ComparedImages, Planner};
 pub use self::quantise::{StoredFormat, VectorFormat};
 pub use self::task_fit::TaskFit;

@@ -293,6 +293,15 @@ impl<'a> Packer<'a> {
         self.costs(progress)?.choose(max_error)
     }
 
+    /// The same of formats value by value alone, without ranks. What rounding does to embeddings is mostly less than
+    /// what a lower rank does that has the same error.
+    ///
+    /// # Errors
+    /// As [`Packer::smallest`].
+    pub fn smallest_of_values(&self, max_error: f64, progress: &dyn Fn(u64)) -> Result<Formats> {
+        self.costs(progress)?.of_values().choose(max_error)
+    }
+
     /// What the formats cost, measured at the first call.
     pub(super) fn costs(&self, progress: &dyn Fn(u64)) -> Result<RefMut<'_, FormatCosts>> {
         let mut costs = self.costs.borrow_mut();

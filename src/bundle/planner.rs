@@ -9,6 +9,7 @@
 //! for all.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::choose::{FormatCosts, Formats, LossKind, Sensitivity, candidates};
 use super::gate::built_in_images;
@@ -36,43 +37,72 @@ pub struct ComparedImages {
     pub encoder: EncoderOptions,
 }
 
-impl Packer<'_> {
-    /// The formats found with which the bundle takes at most `bytes` and the worst task loses least: on `images` by
-    /// what becomes of its embeddings, without any by the error of its vector. What residuals and merges take is not in
-    /// the bytes. It encodes everything in every format, as the first call of [`Packer::smallest`] does, and runs up to
-    /// eight tasks some three times for each matrix that the vectors change. `progress` is told the bytes of the
-    /// vectors that are done: those of [`Packer::source_bytes`], with images twice.
+/// What finds formats for a size ([`Packer::planner`]).
+pub struct Planner<'a> {
+    packer: &'a Packer<'a>,
+    measured: Option<Measured<'a>>,
+}
+
+/// What was measured of embeddings.
+struct Measured<'a> {
+    runs: Runs<'a>,
+    /// With the vectors as they are.
+    right: Embeds,
+    /// The costs of formats by what they do to embeddings.
+    weighed: FormatCosts,
+}
+
+impl fmt::Debug for Planner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Planner").field("is_measured", &self.measured.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Packer<'a> {
+    /// A planner of formats: on `images` by what becomes of embeddings, without any by the errors of vectors. It
+    /// encodes everything in every format, as the first call of [`Packer::smallest`] does, and with images runs up to
+    /// four tasks twice for each matrix that the vectors change. `progress` is told the bytes of the vectors that are
+    /// done: those of [`Packer::source_bytes`], with images twice.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for bytes that the smallest formats exceed; as
-    /// [`Encoder::new`] and [`Encoder::encode`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for images
+    /// As [`Encoder::new`] and [`Encoder::encode`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for images
     /// where a graph is carried, as the built one is what is run.
-    pub fn within(&self, bytes: u64, images: Option<&ComparedImages>, progress: &dyn Fn(u64)) -> Result<Formats> {
+    pub fn planner(&self, images: Option<&ComparedImages>, progress: &dyn Fn(u64)) -> Result<Planner<'_>> {
         if images.is_some() && self.graph.is_some() {
             return Err(Error::unsupported(
                 "embeddings are compared with the built graph, and the bundle carries another",
             ));
         }
         let costs = self.costs(progress)?;
-        let plain = self.fitted(&costs, bytes)?;
-        let Some(images) = images else { return Ok(plain) };
+        let Some(images) = images else { return Ok(Planner { packer: self, measured: None }) };
         let options = EncoderOptions::for_trials(images.encoder.threads, images.encoder.runtime.clone());
-        let built_in;
         let pixels = match images.pixels.is_empty() {
-            true => {
-                built_in = built_in_images(&self.preprocess);
-                &built_in
-            }
-            false => &images.pixels,
+            true => built_in_images(&self.preprocess),
+            false => images.pixels.clone(),
         };
         let runs = Runs { packer: self, encoder: Encoder::new(self.arch(), &options)?, pixels };
         let right = runs.embeds(self.basis.clone(), 1)?;
-        let sensitivity = self.sensitivity(&costs, &runs, &right, progress)?;
-        let weighed = self.fitted(&costs.weighed(&sensitivity), bytes)?;
+        let weighed = costs.weighed(&self.sensitivity(&costs, &runs, &right, progress)?);
+        Ok(Planner { packer: self, measured: Some(Measured { runs, right, weighed }) })
+    }
+}
+
+impl Planner<'_> {
+    /// The formats found with which the bundle takes at most `bytes` and the worst task loses least. What residuals and
+    /// merges take is not in the bytes. With images, up to eight tasks are run for each of four choices.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for bytes that the smallest formats exceed; as
+    /// [`Encoder::encode`].
+    pub fn within(&self, bytes: u64) -> Result<Formats> {
+        let packer = self.packer;
+        let plain = packer.fitted(&*packer.costs(&|_| ())?, bytes)?;
+        let Some(Measured { runs, right, weighed }) = &self.measured else { return Ok(plain) };
+        let weighed = packer.fitted(weighed, bytes)?;
         let mut best: Option<(f64, Formats)> = None;
-        for formats in [Some(weighed), Some(plain)].into_iter().chain(self.largest_uniform(bytes)).flatten() {
-            let embeds = runs.embeds(self.stored(&formats)?, 1)?;
-            let of_task = |(t, embeds): (&usize, &Vec<f32>)| distance(&right[t], embeds, self.arch().embed_dim);
+        for formats in [Some(weighed), Some(plain)].into_iter().chain(packer.largest_uniform(bytes)).flatten() {
+            let embeds = runs.embeds(packer.stored(&formats)?, 1)?;
+            let of_task = |(t, embeds): (&usize, &Vec<f32>)| distance(&right[t], embeds, packer.arch().embed_dim);
             let worst = embeds.iter().map(of_task).fold(0.0, f64::max);
             tracing::info!(?worst, formats = ?formats.count(), "formats within a size");
             if best.as_ref().is_none_or(|(least, _)| worst < *least) {
@@ -81,7 +111,9 @@ impl Packer<'_> {
         }
         best.map(|(_, formats)| formats).ok_or_else(|| Error::new(ErrorKind::Internal, "no formats were tried"))
     }
+}
 
+impl Packer<'_> {
     /// The formats with the least error, by these costs, in so many bytes.
     fn fitted(&self, costs: &FormatCosts, bytes: u64) -> Result<Formats> {
         /// Halvings of the range of the bound, from no error to that of the smallest formats.
@@ -162,7 +194,7 @@ type Embeds = BTreeMap<usize, Vec<f32>>;
 struct Runs<'a> {
     packer: &'a Packer<'a>,
     encoder: Encoder,
-    pixels: &'a [f32],
+    pixels: Vec<f32>,
 }
 
 impl Runs<'_> {
@@ -178,7 +210,7 @@ impl Runs<'_> {
         let images = self.pixels.len() / self.packer.arch().pixels().max(1);
         let embeds = |(t, name): (usize, &String)| {
             let weights = model.weights(&TaskExpr::task(name))?.in_layout(self.encoder.layout()).get()?;
-            Ok((t, self.encoder.encode_in_batches(&weights, self.pixels, images, BATCH)?))
+            Ok((t, self.encoder.encode_in_batches(&weights, &self.pixels, images, BATCH)?))
         };
         let step = names.len().div_ceil(TASKS).max(1);
         names.iter().enumerate().step_by(nth * step).map(embeds).collect()

@@ -92,16 +92,16 @@ fn a_size_is_kept_to_and_more_of_it_loses_less() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     with_digits(|packer| {
-        let mut last = f64::INFINITY;
+        let (mut last, planner) = (f64::INFINITY, packer.planner(None, &|_| {}).unwrap());
         for size in [450_000, 500_000, 600_000, 900_000] {
-            let formats = packer.within(size, None, &|_| {}).unwrap();
-            assert_eq!(packer.within(size, None, &|_| {}).unwrap(), formats, "the same every time");
+            let formats = planner.within(size).unwrap();
+            assert_eq!(planner.within(size).unwrap(), formats, "the same every time");
             let (bytes, error) = written(packer, &formats, &path);
             assert!(bytes <= size && bytes > size - 20_000, "{bytes} of {size}");
             assert!(error < last, "{size}: {error} after {last}");
             last = error;
         }
-        let error = packer.within(300_000, None, &|_| {}).unwrap_err();
+        let error = planner.within(300_000).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("at least") && error.to_string().contains("300000"), "{error}");
     });
@@ -115,9 +115,9 @@ fn errors_weigh_what_they_do_to_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     with_digits(|packer| {
-        let plain = packer.within(560_000, None, &|_| {}).unwrap();
+        let plain = packer.planner(None, &|_| {}).unwrap().within(560_000).unwrap();
         let images = ComparedImages::default();
-        let weighed = packer.within(560_000, Some(&images), &|_| {}).unwrap();
+        let weighed = packer.planner(Some(&images), &|_| {}).unwrap().within(560_000).unwrap();
         assert!(written(packer, &weighed, &path).0 <= 560_000);
         assert!(written(packer, &weighed, &path).1 > written(packer, &plain, &path).1, "vectors are off by more");
         // The patch embedding is what everything is made of.

@@ -1,6 +1,7 @@
 //! `taskbasis pack`
 
 mod built;
+mod drop;
 mod engine;
 mod report;
 mod size;
@@ -13,8 +14,8 @@ use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, GraphChoice,
-    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result,
-    StoredFormat, TaskExpr, TowerConfig, base_for_images, check_output, for_images, head_tasks,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PrecisionChoice, Result, StoredFormat, TaskExpr,
+    TowerConfig, base_for_images, check_output, for_images, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -262,9 +263,9 @@ impl Pack {
         let gate = self.is_gated().then(|| self.gate(&basis, &tower)).transpose()?;
         let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
         let formats = match (self.max_error, self.max_drop, &before, self.size) {
-            (Some(max_error), ..) => self.smallest(&packer, max_error)?,
-            (_, Some(points), Some(before), _) => self.within_drop(&packer, points, before)?,
-            (.., Some(bytes)) => self.within(&packer, &tower, bytes)?,
+            (Some(max_error), ..) => self.measured(&packer, 1, |progress| packer.smallest(max_error, progress))?,
+            (_, Some(points), Some(before), _) => self.within_drop(&packer, &tower, points, before)?,
+            (.., Some(bytes)) => self.planner(&packer, &tower)?.within(bytes)?,
             _ => packer.uniform(self.format.unwrap_or(BlockFormat::Q4.into())),
         };
         // Trials of formats need none of them.
@@ -364,21 +365,17 @@ impl Pack {
         Ok(found)
     }
 
-    fn smallest(&self, packer: &Packer<'_>, max_error: f64) -> Result<Formats> {
-        self.measured(packer, 1, |progress| packer.smallest(max_error, progress))
-    }
-
-    /// What `choose` finds, which goes so many times over the vectors and tells how far it has come.
-    fn measured(
+    /// What `measure` gives, which goes so many times over the vectors and tells how far it has come.
+    fn measured<T>(
         &self,
         packer: &Packer<'_>,
         times: usize,
-        choose: impl FnOnce(&dyn Fn(u64)) -> Result<Formats>,
-    ) -> Result<Formats> {
+        measure: impl FnOnce(&dyn Fn(u64)) -> Result<T>,
+    ) -> Result<T> {
         let bar = output::progress(times * packer.source_bytes() as usize, "measuring");
-        let formats = choose(&|bytes| bar.inc(bytes))?;
+        let found = measure(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
-        Ok(formats)
+        Ok(found)
     }
 
     fn write(&self, packer: &Packer<'_>, formats: &Formats, path: &Path) -> Result<PackReport> {
@@ -386,36 +383,6 @@ impl Pack {
         let report = packer.write(path, formats, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         Ok(report)
-    }
-
-    /// The coarsest formats with which every task keeps its accuracy.
-    fn within_drop(&self, packer: &Packer<'_>, points: f64, before: &[Accuracy]) -> Result<Formats> {
-        if points.is_nan() || points < 0.0 {
-            return Err(Error::invalid("--max-drop must be a number of at least 0").got(points));
-        }
-        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let trial = PartialFolder::in_folder(folder)?;
-        let mut last = None;
-        // The error of a format is half that of one with a bit less; two tries between.
-        let bounds = (0..24).map(|step| 0.7 * 0.5f64.powf(f64::from(step) / 2.0)).chain([0.0]);
-        for bound in bounds {
-            let formats = self.smallest(packer, bound)?;
-            if last.as_ref() == Some(&formats) {
-                continue;
-            }
-            let file = trial.path().join("trial.taskbasis");
-            let after = self.write(packer, &formats, &file).and_then(|_| self.accuracies_after(&file));
-            let after = after.map_err(|e| e.about(trial.path(), &self.output))?;
-            let drop = before.iter().zip(&after).map(|(b, a)| 100.0 * (b.share() - a.share())).fold(f64::MIN, f64::max);
-            // Shares of images are no round numbers.
-            if drop <= points + 1e-9 {
-                return Ok(formats);
-            }
-            last = Some(formats);
-        }
-        let rounded = if matches!(self.base_format, BaseFormat::F32 | BaseFormat::LeftOut) { "" } else { " f32" };
-        Err(Error::new(ErrorKind::NotFound, format!("no format keeps every task within {points} points"))
-            .hint(format!("Rounding the base may be what costs; try --base-format{rounded}")))
     }
 
     /// The graph that is to be carried: the faster form of it, where that was asked for.

@@ -1,6 +1,6 @@
 //! What a bundle's encoder is, and with what it is run when the bundle is made.
 
-use taskbasis::bundle::{ComparedImages, Formats};
+use taskbasis::bundle::{ComparedImages, Planner};
 use taskbasis::{Checkpoint, Dataset, EncoderOptions, ErrorKind, Packer, Result, Runtime, TowerConfig};
 
 use super::Pack;
@@ -37,25 +37,31 @@ impl Pack {
         }
     }
 
-    /// The formats with which the bundle takes at most so many bytes: by what errors do to embeddings, on images of
-    /// --data or on built-in ones, where the built graph can be run.
-    pub(super) fn within(&self, packer: &Packer<'_>, tower: &TowerConfig, bytes: u64) -> Result<Formats> {
+    /// What finds formats for a size: by what errors do to embeddings, on images of --data or on built-in ones, where
+    /// the built graph can be run.
+    pub(super) fn planner<'p>(&self, packer: &'p Packer<'_>, tower: &TowerConfig) -> Result<Planner<'p>> {
+        let images = self.compared_images(tower)?;
+        let times = 1 + usize::from(images.is_some());
+        self.measured(packer, times, |progress| packer.planner(images.as_ref(), progress))
+    }
+
+    /// Images to compare embeddings of; `None`, said aloud, where they cannot be made.
+    fn compared_images(&self, tower: &TowerConfig) -> Result<Option<ComparedImages>> {
         if self.encoder.graph.is_some() || tower.arch.is_of_graph() {
             output::note(
-                "formats are chosen by the vectors alone: embeddings are compared with the built graph, and another one is carried",
+                "formats are chosen by the vectors alone: only the built graph is run for that, and another is carried",
             );
-            return self.measured(packer, 1, |progress| packer.within(bytes, None, progress));
+            return Ok(None);
         }
         let encoder = self.encoder.options();
         match Runtime::load(encoder.runtime.as_deref()) {
             Err(error) if error.kind() == ErrorKind::RuntimeMissing && encoder.runtime.is_none() => {
                 output::note("formats are chosen by the vectors alone: there is no ONNX Runtime to run the tasks with");
-                return self.measured(packer, 1, |progress| packer.within(bytes, None, progress));
+                return Ok(None);
             }
             loaded => loaded?,
         };
-        let images = ComparedImages { pixels: self.compared_pixels(tower)?, encoder };
-        self.measured(packer, 2, |progress| packer.within(bytes, Some(&images), progress))
+        Ok(Some(ComparedImages { pixels: self.compared_pixels(tower)?, encoder }))
     }
 
     /// Images of --data to compare embeddings of, some of each task; none without --data.
