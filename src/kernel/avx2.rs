@@ -28,7 +28,7 @@ pub(super) unsafe fn combine(tile: Tile<'_>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn product(tile: ProductTile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::product::<__m256>(tile) }
+    unsafe { generic::product::<__m256, 2>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for eight elements, because `Vector` asks

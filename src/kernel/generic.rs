@@ -359,66 +359,101 @@ unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
     }
 }
 
-/// Vectors of sums that are kept in registers while a matrix of low rank is computed: as many as hide the time that one
-/// takes.
-const PRODUCT_SUMS: usize = 8;
+/// Rows of a matrix of low rank that are computed together: what is loaded of the right factor serves all of them.
+const PRODUCT_ROWS: usize = 4;
 
-/// Computes some elements of a matrix of low rank with the vectors `V`.
+/// Computes some elements of a matrix of low rank with the vectors `V`, `N` of them of each row together: as many as
+/// registers hold the sums of [`PRODUCT_ROWS`] rows.
 ///
 /// # Safety
 /// The instruction set of `V` must be there. Everything else is checked here.
 #[inline(always)]
-pub(super) unsafe fn product<V: Vector>(tile: ProductTile<'_>) {
+pub(super) unsafe fn product<V: Vector, const N: usize>(tile: ProductTile<'_>) {
     let ProductTile { out, factors, start } = tile;
     let Factors { rank, rows, columns, ref left, ref right } = *factors;
     assert!(left.len() == rank * rows && right.len() == rank * columns, "factors of another size");
     assert!(start.checked_add(out.len()).is_some_and(|end| end <= rows * columns), "elements outside the matrix");
     let (mut row, mut column, mut rest) = (start / columns.max(1), start % columns.max(1), out);
     while !rest.is_empty() {
-        let (now, later) = rest.split_at_mut((columns - column).min(rest.len()));
-        // SAFETY: the caller's promise of the instruction set; the columns from `column` on are in the row, as many as
-        // `now` has, and every row of both factors is there: that was just checked.
+        let is_whole = column == 0 && rest.len() >= PRODUCT_ROWS * columns;
+        let count = if is_whole { PRODUCT_ROWS * columns } else { (columns - column).min(rest.len()) };
+        let (now, later) = rest.split_at_mut(count);
+        // SAFETY: the caller's promise of the instruction set. Where whole rows are left, `now` has as many of them, and
+        // else the columns from `column` on are in the row, as many as `now` has; every row of both factors is there.
         unsafe {
-            let left = left.as_ptr().add(row);
-            let (mut at, count) = (0, now.len());
-            let to = now.as_mut_ptr();
-            let from = right.as_ptr().add(column);
-            while count - at >= PRODUCT_SUMS * V::LANES {
-                columns_of::<V, PRODUCT_SUMS>(to.add(at), left, from.add(at), factors);
-                at += PRODUCT_SUMS * V::LANES;
-            }
-            while count - at >= V::LANES {
-                columns_of::<V, 1>(to.add(at), left, from.add(at), factors);
-                at += V::LANES;
-            }
-            while at < count {
-                columns_of::<f32, 1>(to.add(at), left, from.add(at), factors);
-                at += 1;
+            let (left, right) = (left.as_ptr().add(row), right.as_ptr().add(column));
+            match is_whole {
+                true => product_rows::<V, PRODUCT_ROWS, N>(now.as_mut_ptr(), left, right, columns, factors),
+                false => product_rows::<V, 1, N>(now.as_mut_ptr(), left, right, count, factors),
             }
         }
-        (rest, row, column) = (later, row + 1, 0);
+        row += if is_whole { PRODUCT_ROWS } else { 1 };
+        (rest, column) = (later, 0);
     }
 }
 
-/// Computes `N · V::LANES` elements of a row, with the sums in registers. `left` is the row's number in the first
-/// direction, `right` its first column there.
+/// Computes `count` elements of each of `R` rows, which lie a whole row apart in `to`. `left` is the first row's number
+/// in the first direction, `right` its first column there.
 ///
 /// # Safety
-/// The instruction set must be there, and the columns inside the row of every direction, and inside `to`.
+/// The instruction set must be there, rows and columns inside the factors, and the elements inside `to`.
 #[inline(always)]
-unsafe fn columns_of<V: Vector, const N: usize>(to: *mut f32, left: *const f32, right: *const f32, factors: &Factors) {
+unsafe fn product_rows<V: Vector, const R: usize, const N: usize>(
+    to: *mut f32,
+    left: *const f32,
+    right: *const f32,
+    count: usize,
+    factors: &Factors,
+) {
+    let mut at = 0;
+    // SAFETY: the caller's promises, passed on: every step stays below `count`.
+    unsafe {
+        while count - at >= N * V::LANES {
+            product_block::<V, R, N>(to.add(at), left, right.add(at), factors);
+            at += N * V::LANES;
+        }
+        while count - at >= V::LANES {
+            product_block::<V, R, 1>(to.add(at), left, right.add(at), factors);
+            at += V::LANES;
+        }
+        while at < count {
+            product_block::<f32, R, 1>(to.add(at), left, right.add(at), factors);
+            at += 1;
+        }
+    }
+}
+
+/// Computes `N · V::LANES` elements of each of `R` rows, with the sums in registers.
+///
+/// # Safety
+/// As [`product_rows`].
+#[inline(always)]
+unsafe fn product_block<V: Vector, const R: usize, const N: usize>(
+    to: *mut f32,
+    left: *const f32,
+    right: *const f32,
+    factors: &Factors,
+) {
     // SAFETY: the caller's promises, passed on.
     unsafe {
-        let mut sums = [V::splat(0.0); N];
+        let mut sums = [[V::splat(0.0); N]; R];
         for k in 0..factors.rank {
-            let a = V::splat(*left.add(k * factors.rows));
-            let right = right.add(k * factors.columns);
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = a.mul_add(V::load_f32(right.add(n * V::LANES).cast()), *sum);
+            let (left, right) = (left.add(k * factors.rows), right.add(k * factors.columns));
+            let mut values = [V::splat(0.0); N];
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = V::load_f32(right.add(n * V::LANES).cast());
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = V::splat(*left.add(r));
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = a.mul_add(value, *sum);
+                }
             }
         }
-        for (n, sum) in sums.into_iter().enumerate() {
-            sum.store(to.add(n * V::LANES));
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (n, sum) in sums.into_iter().enumerate() {
+                sum.store(to.add(r * factors.columns + n * V::LANES));
+            }
         }
     }
 }

@@ -64,8 +64,8 @@ const CACHED_ITEM: usize = 32 << 10;
 /// converted sources stay in the first-level cache. Whole blocks.
 const CONVERTED: usize = 8 * BLOCK;
 
-/// The same where a term is of low rank, whose rows are longer than that.
-const MULTIPLIED: usize = 64 * BLOCK;
+/// The same where a term is of low rank, which is computed by several rows: some of the longest ones.
+const MULTIPLIED: usize = 256 * BLOCK;
 
 /// Computes every job by the bit contract of [this module](super).
 ///

@@ -34,7 +34,7 @@ pub(super) unsafe fn combine(tile: Tile<'_>) {
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn product(tile: ProductTile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::product::<float32x4x2_t>(tile) }
+    unsafe { generic::product::<float32x4x2_t, 2>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for eight elements, because `Vector` asks
