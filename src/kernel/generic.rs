@@ -378,8 +378,8 @@ pub(super) unsafe fn product<V: Vector, const N: usize>(tile: ProductTile<'_>) {
         let is_whole = column == 0 && rest.len() >= PRODUCT_ROWS * columns;
         let count = if is_whole { PRODUCT_ROWS * columns } else { (columns - column).min(rest.len()) };
         let (now, later) = rest.split_at_mut(count);
-        // SAFETY: the caller's promise of the instruction set. Where whole rows are left, `now` has as many of them, and
-        // else the columns from `column` on are in the row, as many as `now` has; every row of both factors is there.
+        // SAFETY: the caller's promise of the instruction set. Where whole rows are left, `now` has as many of them;
+        // else the columns from `column` on are in the row, as many as `now` has. Every row of both factors is there.
         unsafe {
             let (left, right) = (left.as_ptr().add(row), right.as_ptr().add(column));
             match is_whole {

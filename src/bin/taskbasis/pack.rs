@@ -277,6 +277,9 @@ impl Pack {
             packer.gate(gate, gate::progress())?;
         }
         let report = self.write(&packer, &formats, &self.output)?;
+        if let Some(more) = self.size.and_then(|size| report.bytes.checked_sub(size)).filter(|more| *more > 0) {
+            output::note(&format!("the bundle takes {more} bytes more than --size, which merges are not in"));
+        }
         let written = output::after_writing(&self.output);
         let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose().map_err(&written)?;
         let accuracies = before.as_deref().zip(after.as_deref());
