@@ -28,7 +28,7 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(target_os = "linux")]
 fn run() -> std::process::ExitCode {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::process::ExitCode;
     use std::sync::Mutex;
     use std::time::Instant;
@@ -63,7 +63,18 @@ fn run() -> std::process::ExitCode {
         });
         let mut results: Vec<(Fault, Verdict)> = results.into_inner().unwrap();
         results.sort_by(|a, b| a.0.cmp(&b.0));
-        for (fault, verdict) in results {
+        // Where no memory is left at all, an abort cannot say whose it is: its kind is that of the same call's refusal
+        // alone.
+        let mut outside = BTreeSet::new();
+        for (fault, mut verdict) in results {
+            let is_alone = !fault.is_lasting;
+            match verdict {
+                Verdict::Outside if is_alone => drop(outside.insert((fault.call.clone(), fault.number))),
+                Verdict::Wrong(_) if !is_alone && outside.contains(&(fault.call.clone(), fault.number)) => {
+                    verdict = Verdict::Outside;
+                }
+                _ => {}
+            }
             let row = table.entry(format!("{:<12} {:<9}", bench.scene().name, fault.call)).or_default();
             row[0] = calls[&*fault.call].len();
             row[1] += 1;
