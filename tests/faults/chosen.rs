@@ -106,8 +106,8 @@ impl Plan {
                     }
                     // What is interrupted for ever, or never gets more than a half, ends no sooner than it should.
                     // Where no memory is left at all, an abort cannot say whose it is.
-                    let may_last = !["EINTR", "short"].contains(how) && !(call == "malloc" && has_outside);
-                    if may_last && (self.is_long || (i == 0 && (number <= 2 || random.below(4) == 0))) {
+                    let is_never = ["EINTR", "short"].contains(how) || (call == "malloc" && has_outside);
+                    if !is_never && (self.is_long || (i == 0 && (number <= 2 || random.below(4) == 0))) {
                         faults.push(fault(true));
                     }
                 }

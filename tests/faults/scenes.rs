@@ -18,13 +18,16 @@ pub(crate) enum Kind {
     C,
 }
 
+type Arguments<'a> = Box<dyn Fn(&Path) -> Vec<String> + Sync + 'a>;
+type Environment<'a> = Box<dyn Fn(&mut Command, &Path) + Sync + 'a>;
+
 pub(crate) struct Scene<'a> {
     pub name: String,
     pub kind: Kind,
     pub program: PathBuf,
     /// Its arguments in a run's folder, which it is started in.
-    pub arguments: Box<dyn Fn(&Path) -> Vec<String> + Sync + 'a>,
-    pub environment: Box<dyn Fn(&mut Command, &Path) + Sync + 'a>,
+    pub arguments: Arguments<'a>,
+    pub environment: Environment<'a>,
     /// Fills a run's folder.
     pub prepare: Box<dyn Fn(&Path) + Sync + 'a>,
     /// Whether a file of the folder is a result.
