@@ -47,7 +47,7 @@ const RANKS: [(usize, BlockFormat); 14] = [
 ];
 
 impl Formats {
-    /// `format` for the matrices, and what [`VectorFormat::for_shape`] makes of it for the rest.
+    /// `format` for the matrices, and what [`StoredFormat::for_shape`] makes of it for the rest.
     pub(super) fn uniform<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a Parameter)>,
         format: StoredFormat,

@@ -59,7 +59,7 @@ impl Packer<'_> {
             encoder: self.encoder.clone(),
             base: BaseRecord {
                 stored: self.base_format != BaseFormat::LeftOut,
-                fingerprint: Fingerprint::of(self.base, self.threads)?.to_string(),
+                fingerprint: self.fingerprint()?.to_string(),
             },
             basis: BasisRecord {
                 method: basis.method().name().to_owned(),
@@ -81,6 +81,16 @@ impl Packer<'_> {
         };
         self.heads.iter().for_each(|(task, head)| metadata.add_head(task, head));
         Ok(metadata)
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint> {
+        match self.fingerprint.get() {
+            Some(known) => Ok(*known),
+            None => {
+                let found = Fingerprint::of(self.base, self.threads)?;
+                Ok(*self.fingerprint.get_or_init(|| found))
+            }
+        }
     }
 
     fn base_items<'s>(&'s self, rounding: &'s Cell<Rounding>) -> Result<Vec<Item<'s>>> {

@@ -35,6 +35,12 @@ impl<'a> Packer<'a> {
         Ok(self)
     }
 
+    /// The base's encoder as a checkpoint of its own, over the same values.
+    pub(super) fn base_again(&self) -> Checkpoint {
+        let tensors = self.base.encoder().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+        Checkpoint::of_canonical(self.base.path(), self.base.format(), tensors.collect())
+    }
+
     /// Adds to the bundle at `path` what is computed with it, where that is wanted: the golden embedding, and what was
     /// measured of precisions, which is given.
     pub(super) fn add_computed(&self, path: &Path) -> Result<Option<PrecisionMeasure>> {
@@ -44,12 +50,7 @@ impl<'a> Packer<'a> {
         }
         let bundle = Bundle::open(path)?;
         let base = (self.base_format == BaseFormat::LeftOut).then_some(self.base);
-        let copy = || {
-            base.map(|base| {
-                let tensors = base.encoder().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-                Checkpoint::of_canonical(base.path(), base.format(), tensors.collect())
-            })
-        };
+        let copy = || base.map(|_| self.base_again());
         let mut update = BundleUpdate::new(&bundle, base)?;
         if let Some(options) = golden {
             update.golden(bundle.compute_golden(copy(), options)?);

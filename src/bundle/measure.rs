@@ -89,6 +89,19 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
 }
 
+/// The cosine of the angle between two rows, at most 1; −1 where one of them is zero or not finite and the other is
+/// another.
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    if a == b {
+        1.0
+    } else if cosine.is_finite() {
+        cosine.min(1.0)
+    } else {
+        -1.0
+    }
+}
+
 /// The vectors of one parameter in one format, all of it or a chunk.
 pub(super) struct EncodedVectors {
     /// The stored bytes of every vector; those of a whole parameter are filled to the stride of a row.

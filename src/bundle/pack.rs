@@ -1,6 +1,6 @@
 //! Packing: a basis and its base into one file.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
@@ -12,6 +12,7 @@ use super::add_tasks::BundleUpdate;
 use super::choose::{FormatCosts, Formats};
 use super::computed::Computed;
 use super::encoder_record::EncoderMetadata;
+use super::fingerprint::Fingerprint;
 use super::format::Lambdas;
 use super::gate::PrecisionMeasure;
 use super::measure::{RecoveryErrors, Sums};
@@ -52,6 +53,8 @@ pub struct Packer<'a> {
     residuals: Vec<WantedResidual>,
     merges: Vec<NewMerge<'a>>,
     costs: RefCell<Option<FormatCosts>>,
+    /// Of the base: a hash of all its values, which every plan of a bundle needs.
+    pub(super) fingerprint: OnceCell<Fingerprint>,
     pub(super) threads: usize,
     /// What is computed with the written file and then put into it.
     pub(super) computed: Computed<'a>,
@@ -161,6 +164,7 @@ impl<'a> Packer<'a> {
             merges: Vec::new(),
             computed: Computed::default(),
             costs: RefCell::new(None),
+            fingerprint: OnceCell::new(),
             threads: 0,
         })
     }

@@ -13,11 +13,10 @@ use std::fmt;
 
 use super::choose::{FormatCosts, Formats, LossKind, Sensitivity, candidates};
 use super::gate::built_in_images;
-use super::measure::{dot, encode};
+use super::measure::{cosine, encode, task_factors};
 use super::pack::Packer;
 use super::quantise::StoredFormat;
 use crate::basis::{Basis, TaskExpr};
-use crate::checkpoint::Checkpoint;
 use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{Model, ModelOptions};
@@ -88,6 +87,15 @@ impl<'a> Packer<'a> {
 }
 
 impl Planner<'_> {
+    /// The bytes of the bundle in the smallest formats.
+    ///
+    /// # Errors
+    /// As [`Packer::write`], where there is nothing to be written.
+    pub fn least_bytes(&self) -> Result<u64> {
+        let (smallest, _) = self.packer.costs(&|_| ())?.smallest();
+        self.packer.planned_bytes(&smallest)
+    }
+
     /// The formats found with which the bundle takes at most `bytes` and the worst task loses least. What residuals and
     /// merges take is not in the bytes. With images, up to eight tasks are run for each of four choices.
     ///
@@ -200,13 +208,9 @@ struct Runs<'a> {
 impl Runs<'_> {
     /// The embeddings of up to [`TASKS`] tasks, or of every second or n-th one of those, with this basis.
     fn embeds(&self, basis: Basis, nth: usize) -> Result<Embeds> {
-        let names = basis.tasks().iter().enumerate().filter(|(t, _)| basis.recovery().is_recoverable(*t));
-        let names: Vec<String> = names.map(|(_, name)| name.clone()).collect();
-        let base = self.packer.base;
-        let tensors = base.encoder().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-        let base = Checkpoint::of_canonical(base.path(), base.format(), tensors.collect());
+        let names: Vec<String> = task_factors(&basis).into_iter().map(|(name, _)| name).collect();
         let options = ModelOptions { threads: self.packer.threads, cache_bytes: Some(0), ..ModelOptions::default() };
-        let model = Model::new(base, Some(basis), &options)?;
+        let model = Model::new(self.packer.base_again(), Some(basis), &options)?;
         let images = self.pixels.len() / self.packer.arch().pixels().max(1);
         let embeds = |(t, name): (usize, &String)| {
             let weights = model.weights(&TaskExpr::task(name))?.in_layout(self.encoder.layout()).get()?;
@@ -217,15 +221,9 @@ impl Runs<'_> {
     }
 }
 
-/// The mean squared distance between embeddings of one image, brought to length 1; 4, which is the largest, for what is
-/// no number.
+/// The mean squared distance between embeddings of one image, brought to length 1.
 fn distance(a: &[f32], b: &[f32], width: usize) -> f64 {
     let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
-    let (mut sum, mut count) = (0.0, 0);
-    for (a, b) in rows {
-        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-        sum += if cosine.is_finite() { 2.0 - 2.0 * cosine.min(1.0) } else { 4.0 };
-        count += 1;
-    }
-    sum / f64::from(count.max(1))
+    let count = rows.len().max(1);
+    rows.map(|(a, b)| 2.0 - 2.0 * cosine(a, b)).sum::<f64>() / count as f64
 }

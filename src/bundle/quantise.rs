@@ -136,7 +136,6 @@ impl StoredFormat {
     }
 
     /// The format that a source has; `None` for f64, which no bundle has.
-    #[cfg_attr(not(feature = "build"), allow(dead_code))] // Vectors are made anew by `build` alone.
     pub(super) fn of_source(source: &Source) -> Option<Self> {
         match source {
             Source::LowRank(matrix) => Some(Self::LowRank(matrix.format())),

@@ -8,13 +8,14 @@ use twox_hash::XxHash3_64;
 use super::fingerprint::Fingerprint;
 use super::format::{Role, name};
 use super::opened::Bundle;
+use super::quantise::StoredFormat;
 use super::reader::wrong_checksum;
 use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::mmap::Mapping;
 use crate::onnx::BoundGraph;
-use crate::tensor::{Blocks, DType, LowRank, Source, Tensor, checked_numel, try_zeroed};
+use crate::tensor::{DType, Source, Tensor, checked_numel, try_zeroed};
 
 impl Bundle {
     /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
@@ -90,14 +91,8 @@ fn check_source(source: &Source, tensor: &Tensor, read: &Tensor) -> Result<()> {
     };
     let place = range.start - tensor.offset() + read.offset();
     let end = place + range.len();
-    match source {
-        Source::LowRank(matrix) => {
-            LowRank::new(read.mapping(), place..end, matrix.format(), matrix.shape())?.verify_finite()?;
-        }
-        Source::Blocks(blocks) => {
-            Blocks::new(read.mapping(), place..end, blocks.format(), blocks.shape())?.verify_finite()?;
-        }
-        Source::Dense(_) => {}
+    if let Some(format) = StoredFormat::of_source(source) {
+        format.source(read.mapping(), place..end, source.shape())?.verify_finite()?;
     }
     let row = tensor.shape().last().copied().unwrap_or(0);
     let rest = &read.mapping()[end..end + row.saturating_sub(range.len())];

@@ -55,8 +55,12 @@ impl LowRankFormat {
 
     /// Bytes of a matrix of so many rows and columns; `None` where that overflows.
     pub fn bytes(self, rows: usize, columns: usize) -> Option<usize> {
-        let factor = |length: usize| self.factors.bytes(self.rank().checked_mul(length)?);
-        factor(rows)?.checked_add(factor(columns)?)
+        self.factor_bytes(rows)?.checked_add(self.factor_bytes(columns)?)
+    }
+
+    /// Bytes of the factor of so many rows, or of so many columns.
+    fn factor_bytes(self, length: usize) -> Option<usize> {
+        self.factors.bytes(self.rank().checked_mul(length)?)
     }
 }
 
@@ -121,8 +125,7 @@ impl LowRank {
         let fail = |what: &str| Error::format(what.to_owned()).at(mapping.path());
         let (rows, columns) =
             matrix_of(shape).ok_or_else(|| fail("not the shape of a matrix").got(format_args!("{shape:?}")))?;
-        let factor = |length: usize| format.factors.bytes(format.rank().checked_mul(length)?);
-        let middle = factor(rows).and_then(|length| bytes.start.checked_add(length));
+        let middle = format.factor_bytes(rows).and_then(|length| bytes.start.checked_add(length));
         let middle = middle.filter(|&middle| middle <= bytes.end).ok_or_else(|| {
             fail("a tensor's shape and bytes disagree").got(format_args!("{format} {shape:?} in the range {bytes:?}"))
         })?;

@@ -8,7 +8,7 @@ use super::patterns;
 use super::record::{AccuracyMeasure, Floors, TaskMeasure, Trial};
 use super::search::Trials;
 use crate::basis::TaskExpr;
-use crate::bundle::measure::dot;
+use crate::bundle::measure::cosine;
 use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -216,15 +216,5 @@ fn rounded(value: f64) -> f64 {
 
 /// The least cosine between rows of one width, to seven digits; −1 where a row of one is zero, and none of the other's.
 fn least_cosine(a: &[f32], b: &[f32], width: usize) -> f64 {
-    let cosine = |(a, b): (&[f32], &[f32])| {
-        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-        if a == b {
-            1.0
-        } else if cosine.is_finite() {
-            cosine.min(1.0)
-        } else {
-            -1.0
-        }
-    };
-    rounded(a.chunks_exact(width).zip(b.chunks_exact(width)).map(cosine).fold(1.0, f64::min))
+    rounded(a.chunks_exact(width).zip(b.chunks_exact(width)).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min))
 }

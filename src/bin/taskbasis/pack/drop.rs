@@ -35,8 +35,10 @@ impl Pack {
         };
         let (mut best, mut bytes) = self.values_within_drop(packer, &kept)?;
         let planner = self.planner(packer, tower)?;
+        let least = planner.least_bytes()?;
         // Down to what is not kept, or to less than anything takes.
-        while let Ok(formats) = planner.within(bytes / 10 * 9) {
+        while bytes / 10 * 9 >= least {
+            let formats = planner.within(bytes / 10 * 9)?;
             let Some(fewer) = kept(&formats)? else { break };
             (best, bytes) = (formats, fewer);
         }

@@ -28,13 +28,9 @@ impl Pack {
         if self.no_golden {
             return Ok(None);
         }
-        match Runtime::load(options.runtime.as_deref()) {
-            Err(error) if error.kind() == ErrorKind::RuntimeMissing && options.runtime.is_none() => {
-                output::note("no golden embedding is put in: there is no ONNX Runtime to compute it with");
-                Ok(None)
-            }
-            loaded => loaded.map(|_| Some(options)),
-        }
+        let is_there =
+            has_runtime(&options, "no golden embedding is put in: there is no ONNX Runtime to compute it with")?;
+        Ok(is_there.then_some(options))
     }
 
     /// What finds formats for a size: by what errors do to embeddings, on images of --data or on built-in ones, where
@@ -54,13 +50,10 @@ impl Pack {
             return Ok(None);
         }
         let encoder = self.encoder.options();
-        match Runtime::load(encoder.runtime.as_deref()) {
-            Err(error) if error.kind() == ErrorKind::RuntimeMissing && encoder.runtime.is_none() => {
-                output::note("formats are chosen by the vectors alone: there is no ONNX Runtime to run the tasks with");
-                return Ok(None);
-            }
-            loaded => loaded?,
-        };
+        let without = "formats are chosen by the vectors alone: there is no ONNX Runtime to run the tasks with";
+        if !has_runtime(&encoder, without)? {
+            return Ok(None);
+        }
         Ok(Some(ComparedImages { pixels: self.compared_pixels(tower)?, encoder }))
     }
 
@@ -80,5 +73,16 @@ impl Pack {
             pixels.extend(images.preprocess(&tower.preprocess, 0..count, self.encoder.threads)?);
         }
         Ok(pixels)
+    }
+}
+
+/// Whether there is an ONNX Runtime; where none was asked for and none is there, says what that means.
+fn has_runtime(options: &EncoderOptions, without: &str) -> Result<bool> {
+    match Runtime::load(options.runtime.as_deref()) {
+        Err(error) if error.kind() == ErrorKind::RuntimeMissing && options.runtime.is_none() => {
+            output::note(without);
+            Ok(false)
+        }
+        loaded => loaded.map(|_| true),
     }
 }
